@@ -1,0 +1,201 @@
+"""What a trace returns: plain data, rendered by `whence.report`, stored in the run folder. Knows no torch.
+
+Sign and unit: ``influence > 0`` means that the document supports the output. Its unit is nats: the predicted
+drop of log p(completion | prompt) had that one document not been trained on.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = [
+    "Certificate",
+    "Coverage",
+    "Hit",
+    "RunSummary",
+    "SiteCoverage",
+    "Token",
+    "Trace",
+    "TraceResult",
+    "WindowShare",
+]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Token(_Frozen):
+    """One token as text, and the influence (nats) that arises where the model predicts it."""
+
+    text: str
+    influence: float = 0.0
+    target: bool = True
+
+
+class WindowShare(_Frozen):
+    """Influence (nats) of tokens start..stop (half-open) of a document that was split into windows."""
+
+    start: int
+    stop: int
+    influence: float
+
+
+class Hit(_Frozen):
+    """One document of a ranking.
+
+    Attributes:
+        rank: 1 is the strongest of its list (proponents or opponents).
+        id, source, row, hash, metadata: The document's identity.
+        document: Its number in the run (0-based, in corpus order).
+        length: Its length in tokens.
+        influence: Nats; positive supports the output.
+        refined: True if `influence` was recomputed by running the model (``--exact``), not read from the index.
+        index_influence: What the index said (None if there was no index).
+        index_rank: Its rank in the index's own ranking (None if there was no index).
+        gradient_dot: Plain inner product of query and document gradients, over n, in nats per unit step.
+        gradient_dot_rank: Rank of the document among all by `gradient_dot` (1 = most supporting).
+        bm25: BM25 score of the document for the query's prompt and completion.
+        bm25_rank: Its rank among all documents by BM25 (None where BM25 was not run).
+        sites: Influence by site; sums to `influence`.
+        windows: Influence by window; sums to `influence`.
+        tokens: The document's tokens with their influence (of the window with the largest |influence|).
+        query_tokens: Influence of this document by query token, aligned with `Trace.tokens`.
+    """
+
+    rank: int
+    id: str
+    source: str
+    row: int
+    hash: str
+    metadata: Mapping[str, str] = {}
+    document: int
+    length: int
+    influence: float
+    refined: bool = False
+    index_influence: float | None = None
+    index_rank: int | None = None
+    gradient_dot: float | None = None
+    gradient_dot_rank: int | None = None
+    bm25: float | None = None
+    bm25_rank: int | None = None
+    sites: Mapping[str, float] = {}
+    windows: tuple[WindowShare, ...] = ()
+    tokens: tuple[Token, ...] = ()
+    query_tokens: tuple[float, ...] = ()
+
+
+class Trace(_Frozen):
+    """The documents behind one answer.
+
+    Attributes:
+        query_id: The query's id.
+        prompt: The prompt, for display.
+        completion: The completion, for display.
+        contrast: The contrast completion, if any.
+        tokens: The query's tokens; `influence` is the sum over the listed hits, by query token.
+        loss: -log p(completion | prompt) in nats, on the explained tokens (minus the contrast's).
+        proponents: Documents that support the output, strongest first.
+        opponents: Documents that oppose it, strongest (most negative) first.
+        scored: How many documents were scored.
+        mean: Mean influence over all scored documents, nats.
+        std: Standard deviation of influence over all scored documents, nats.
+        bm25_top: The documents BM25 would have named first, strongest first, with their influence.
+    """
+
+    query_id: str
+    prompt: str
+    completion: str
+    contrast: str | None = None
+    tokens: tuple[Token, ...] = ()
+    loss: float
+    proponents: tuple[Hit, ...]
+    opponents: tuple[Hit, ...]
+    bm25_top: tuple[Hit, ...] = ()
+    scored: int
+    mean: float
+    std: float
+
+
+class SiteCoverage(_Frozen):
+    """One parameter of the model: attributed or not, and why not."""
+
+    name: str
+    parameters: int
+    attributed: bool
+    kind: str
+    reason: str = ""
+
+
+class Coverage(_Frozen):
+    """Which share of the model's parameters is attributed."""
+
+    parameters: int
+    attributed: int
+    sites: tuple[SiteCoverage, ...]
+
+    @property
+    def share(self) -> float:
+        """Attributed share of the parameters, 0..1."""
+        return self.attributed / self.parameters if self.parameters else 0.0
+
+
+class Certificate(_Frozen):
+    """How far the scores have been shown to be true on this model."""
+
+    state: Literal["not measured", "measured"] = "not measured"
+    line: str = (
+        "Fidelity: not measured for this run. Scores are predictions; retraining without a document is the test."
+    )
+
+
+class RunSummary(_Frozen):
+    """The settings behind a result, as every page shows them."""
+
+    run: str
+    model: str
+    data: str
+    documents: int
+    windows: int
+    tokens: int
+    skipped: int
+    trained_on: int
+    method: str
+    recipe: str
+    damping: str
+    bytes_per_document: float
+    coverage: Coverage
+    certificate: Certificate = Certificate()
+    whence_version: str
+    settings: Mapping[str, Any] = {}
+
+
+class TraceResult(_Frozen):
+    """All traces of one call, with the run's settings."""
+
+    summary: RunSummary
+    traces: tuple[Trace, ...]
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One flat row per (query, list, hit): identity, influence and ranks; no tokens."""
+        rows: list[dict[str, Any]] = []
+        for trace in self.traces:
+            for kind, hits in (("proponent", trace.proponents), ("opponent", trace.opponents)):
+                for hit in hits:
+                    flat = hit.model_dump(exclude={"sites", "windows", "tokens", "query_tokens", "metadata"})
+                    rows.append({"query_id": trace.query_id, "list": kind, **flat, "metadata": dict(hit.metadata)})
+        return rows
+
+    def to_arrow(self) -> Any:
+        """The rows of `to_rows` as a `pyarrow.Table` (metadata as a JSON string)."""
+        import json
+
+        import pyarrow as pa
+
+        rows = [{**row, "metadata": json.dumps(row["metadata"], ensure_ascii=False)} for row in self.to_rows()]
+        return pa.Table.from_pylist(rows)
+
+    def to_pandas(self) -> Any:
+        """The rows of `to_rows` as a pandas DataFrame (needs the `pandas` extra)."""
+        return self.to_arrow().to_pandas()
