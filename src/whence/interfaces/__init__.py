@@ -2,6 +2,7 @@
 
 documents.py   Document, Skip, TokenBatch           from the data room
 queries.py     Query, EncodedText, EncodedQuery     a question, as written and as tokens
+sites.py       Site, Use                            one weight matrix to attribute
 results.py     Hit, Trace, TraceResult, Coverage …  what a user gets back
 """
 
@@ -18,6 +19,7 @@ from whence.interfaces.results import (
     TraceResult,
     WindowShare,
 )
+from whence.interfaces.sites import Site, Use, Vocabulary
 
 __all__ = [
     "Certificate",
@@ -28,11 +30,14 @@ __all__ = [
     "Hit",
     "Query",
     "RunSummary",
+    "Site",
     "SiteCoverage",
     "Skip",
     "Token",
     "TokenBatch",
     "Trace",
     "TraceResult",
+    "Use",
+    "Vocabulary",
     "WindowShare",
 ]

@@ -1,0 +1,36 @@
+"""The curvature room: what the loss looks like around the trained parameters, site by site.
+
+statistics.py  second moments of inputs and output gradients, as sums
+ekfac.py       K-FAC and EK-FAC: eigenbasis and eigenvalues of a site
+damping.py     what is added before inverting
+exact.py       the whole Hessian, for small models
+"""
+
+from whence.curvature.damping import Damping
+from whence.curvature.ekfac import (
+    SiteCurvature,
+    add_squares,
+    eigenbasis,
+    fit_kfac,
+    identity_curvature,
+    standard_error,
+    with_eigenvalues,
+)
+from whence.curvature.exact import exact_hessian, exact_solve
+from whence.curvature.statistics import Covariances, diagonal_sides, moment_names
+
+__all__ = [
+    "Covariances",
+    "Damping",
+    "SiteCurvature",
+    "add_squares",
+    "diagonal_sides",
+    "eigenbasis",
+    "exact_hessian",
+    "exact_solve",
+    "fit_kfac",
+    "identity_curvature",
+    "moment_names",
+    "standard_error",
+    "with_eigenvalues",
+]

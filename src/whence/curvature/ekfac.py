@@ -1,0 +1,157 @@
+"""K-FAC and EK-FAC: a site's Fisher matrix in a Kronecker eigenbasis, with eigenvalues that are predicted or measured.
+
+    F ~ (Q_A (x) Q_S) diag(Lambda) (Q_A (x) Q_S)^T          per document, so that C = F and influence = q^T (C+l)^-1 z / n
+
+K-FAC (Martens & Grosse 2015, arXiv:1503.05671) predicts Lambda_oi = T d_S,o d_A,i with T tokens per document, which
+treats tokens, and inputs and gradients, as independent. EK-FAC (George et al. 2018, arXiv:1806.03884; Grosse et al. 2023,
+arXiv:2308.03296) keeps the basis and measures Lambda_oi = E[(Q_S^T G Q_A)_oi^2] with the token-summed gradient G. Both
+ignore all coupling between sites. A weight used twice has F ~ sum_u A_u (x) S_u; its basis diagonalises the partial
+traces sum_u tr(S_u) A_u and sum_u tr(A_u) S_u, which for a single use is the plain K-FAC basis.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from whence.curvature.statistics import Covariances, moment_names
+from whence.errors import NumericalError
+from whence.interfaces import Site
+
+__all__ = ["SiteCurvature", "add_squares", "eigenbasis", "fit_kfac", "identity_curvature", "with_eigenvalues"]
+
+
+@dataclass(frozen=True, slots=True)
+class SiteCurvature:
+    """Curvature of one site, fitted.
+
+    Attributes:
+        outputs: Q_S [O, O], columns are eigenvectors; None is the identity.
+        inputs: Q_A [I, I]; None is the identity.
+        eigenvalues: Lambda [O, I], per document; zeros for the identity method.
+    """
+
+    outputs: Tensor | None
+    inputs: Tensor | None
+    eigenvalues: Tensor
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "SiteCurvature":
+        """The same on another device or in another dtype."""
+        moved = [None if t is None else t.to(device, dtype) for t in (self.outputs, self.inputs)]
+        return SiteCurvature(moved[0], moved[1], self.eigenvalues.to(device, dtype))
+
+    def rotate(self, blocks: Tensor) -> Tensor:
+        """``Q_S^T G Q_A`` of blocks [N, O, I]."""
+        if self.outputs is not None:
+            blocks = self.outputs.T.to(blocks.dtype) @ blocks
+        return blocks if self.inputs is None else blocks @ self.inputs.to(blocks.dtype)
+
+    def unrotate(self, blocks: Tensor) -> Tensor:
+        """``Q_S B Q_A^T`` of blocks [N, O, I] in the eigenbasis."""
+        if self.outputs is not None:
+            blocks = self.outputs.to(blocks.dtype) @ blocks
+        return blocks if self.inputs is None else blocks @ self.inputs.T.to(blocks.dtype)
+
+    def solve(self, blocks: Tensor, damping: float) -> Tensor:
+        """``(C + damping)^-1 G`` of blocks [N, O, I]."""
+        return self.unrotate(self.rotate(blocks) / (self.eigenvalues.to(blocks.dtype) + damping))
+
+
+def eigenbasis(matrix: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (clamped at zero) and eigenvectors of a symmetric matrix, in float64.
+
+    Raises:
+        NumericalError: The matrix is not finite, or the decomposition failed.
+    """
+    wide = matrix.double()
+    wide = (wide + wide.T) / 2
+    if not torch.isfinite(wide).all():
+        raise NumericalError(
+            f"the covariance of {name} is not finite: activations or gradients overflowed. Run the model in another "
+            "--dtype (bfloat16 or float32 instead of float16), or leave the site out with --sites."
+        )
+    try:
+        values, vectors = torch.linalg.eigh(wide)
+    except torch.linalg.LinAlgError as error:
+        raise NumericalError(f"the eigendecomposition of {name} failed: {error}. Leave the site out with --sites.") from error
+    return values.clamp_min(0.0), vectors
+
+
+def _basis(moments: list[Tensor], weights: list[Tensor], name: str) -> Tensor | None:
+    """Eigenvectors of the weighted sum of moments; None where they are diagonal already."""
+    if any(moment.ndim == 1 for moment in moments):
+        return None
+    return eigenbasis(sum(w * m for w, m in zip(weights, moments, strict=True)), name)[1]  # type: ignore[arg-type]
+
+
+def _trace(moment: Tensor) -> Tensor:
+    return moment.sum() if moment.ndim == 1 else moment.trace()
+
+
+def _spectrum(moment: Tensor, basis: Tensor | None) -> Tensor:
+    """``diag(Q^T M Q)``, clamped at zero."""
+    if moment.ndim == 1:
+        return moment
+    if basis is None:
+        return moment.diagonal()
+    return torch.einsum("ki,kl,li->i", basis, moment, basis).clamp_min(0.0)
+
+
+def fit_kfac(site: Site, sums: Covariances, shared: dict[str, Tensor | None]) -> SiteCurvature:
+    """K-FAC curvature of one site from its covariances, in float64.
+
+    Args:
+        site: The site.
+        sums: Second moments of all parts.
+        shared: Input bases by group, filled as they are made, so that a group is decomposed once.
+    """
+    names = moment_names(site)
+    tokens = [max(sums.counts[outputs], 1.0) for outputs, _ in names]
+    output_moments = [sums.totals[outputs].double() / sums.counts[outputs] for outputs, _ in names]
+    input_moments = [sums.totals[inputs].double() / max(sums.counts[inputs], 1.0) for _, inputs in names]
+    weights = [n * _trace(moment) for n, moment in zip(tokens, output_moments, strict=True)]
+    if site.group not in shared:
+        shared[site.group] = _basis(input_moments, weights, f"{site.group} (inputs)")
+    weights = [n * _trace(moment) for n, moment in zip(tokens, input_moments, strict=True)]
+    outputs = _basis(output_moments, weights, f"{site.name} (outputs)")
+    inputs = shared[site.group]
+    eigenvalues = torch.zeros(site.outputs, site.inputs, dtype=torch.float64)
+    for n, s, a in zip(tokens, output_moments, input_moments, strict=True):
+        eigenvalues += n / max(sums.documents, 1.0) * torch.outer(_spectrum(s, outputs), _spectrum(a, inputs))
+    return SiteCurvature(outputs, inputs, eigenvalues)
+
+
+def identity_curvature(site: Site) -> SiteCurvature:
+    """No curvature: with damping 1 influence is the plain inner product of gradients, over n."""
+    return SiteCurvature(None, None, torch.zeros(site.outputs, site.inputs))
+
+
+def add_squares(total: Tensor, blocks: Tensor) -> None:
+    """Add squared blocks [N, O, I] of examples to the sum [O, I] that EK-FAC's eigenvalues are made of."""
+    for block in blocks:
+        total.addcmul_(block, block)
+
+
+def with_eigenvalues(basis: SiteCurvature, squares: Tensor, documents: float) -> SiteCurvature:
+    """EK-FAC: the same basis with measured eigenvalues, ``sum of squares / documents``."""
+    return SiteCurvature(basis.outputs, basis.inputs, squares.to(basis.eigenvalues.dtype) / max(documents, 1.0))
+
+
+def standard_error(parts: Mapping[str, tuple[Tensor, float]]) -> float:
+    """Relative standard error of the eigenvalues from their spread over independent parts.
+
+    Args:
+        parts: Part name -> (sum of squares [O, I], documents).
+
+    Returns:
+        ``||se(Lambda)|| / ||Lambda||`` (Frobenius); nan with fewer than two parts.
+    """
+    if len(parts) < 2:
+        return float("nan")
+    weights = torch.tensor([documents for _, documents in parts.values()], dtype=torch.float64)
+    means = torch.stack([squares.double() / max(documents, 1.0) for squares, documents in parts.values()])
+    share = (weights / weights.sum())[:, None, None]
+    mean = (share * means).sum(0)
+    variance = (share.square() * (means - mean).square()).sum(0) * len(parts) / (len(parts) - 1)
+    return float(variance.sum().sqrt() / mean.norm().clamp_min(1e-300))

@@ -1,0 +1,181 @@
+"""Reads each site's inputs and output gradients while a loss runs backward, without forming a weight gradient.
+
+Parameters are frozen; the first site outputs are made to require grad, so only the activations' backward pass runs,
+two thirds of a training step. A consumer gets each site's factors as soon as all its uses have their gradients, and
+what it does not keep is freed at once. Knows nothing of what the factors are for.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whence.errors import ModelError
+from whence.factors import Factors
+from whence.interfaces import Site, Use
+from whence.model.sites import use_factors
+
+__all__ = ["Capture", "Consumer", "probe_sites"]
+
+Consumer = Callable[[Site, list[Factors]], None]
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode with no parameter requiring grad; both restored afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    grads = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in grads:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, wanted in grads:
+            parameter.requires_grad_(wanted)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Factors of one site that have arrived, and how many calls of its modules are still to come."""
+
+    expected: int = 0
+    arrived: list[Factors] = field(default_factory=list)
+
+
+class Capture:
+    """Runs a loss and hands each site's factors to a consumer.
+
+    Args:
+        model: Any torch module.
+        sites: The sites to read.
+    """
+
+    def __init__(self, model: nn.Module, sites: Sequence[Site]) -> None:
+        self.model = model
+        self.sites = tuple(sites)
+
+    def run(self, losses: Callable[[], Tensor], rows: int, consumer: Consumer) -> Tensor:
+        """Run forward and backward once.
+
+        Args:
+            losses: Runs the model and returns per-example losses [E]; their sum is differentiated.
+            rows: Batch rows N, the leading size of every site's inputs.
+            consumer: Called once per site with the factors of its uses, in backward order.
+
+        Returns:
+            The losses [E], detached.
+
+        Raises:
+            ModelError: No site ran, or a site saw inputs that cannot be told apart by example.
+        """
+        pending = {site.name: _Pending() for site in self.sites}
+        handles = []
+        try:
+            for site in self.sites:
+                for use in site.uses:
+                    module = self.model.get_submodule(use.module)
+                    hook = self._forward_hook(site, use, rows, pending[site.name], consumer)
+                    handles.append(module.register_forward_hook(hook))
+            with frozen(self.model), torch.enable_grad():
+                values = losses()
+                if not values.requires_grad:
+                    raise ModelError(
+                        "the loss does not depend on any site: " + ", ".join(site.name for site in self.sites[:8])
+                    )
+                values.sum().backward()
+        finally:
+            for handle in handles:
+                handle.remove()
+        for site in self.sites:
+            if pending[site.name].arrived:  # a call whose output went unused has no gradient and no factors
+                consumer(site, pending[site.name].arrived)
+        return values.detach()
+
+    @staticmethod
+    def _forward_hook(site: Site, use: Use, rows: int, pending: _Pending, consumer: Consumer) -> Callable[..., Any]:
+        def forward(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            cell = [args[0].detach()]
+            out = output if output.requires_grad else output.detach().requires_grad_(True)
+            pending.expected += 1
+
+            def backward(gradient: Tensor) -> None:
+                inputs = cell.pop()
+                a, g = _by_example(site, inputs, gradient, rows)
+                pending.arrived.append(use_factors(site, use, module, a, g))
+                pending.expected -= 1
+                if not pending.expected:
+                    arrived, pending.arrived = pending.arrived, []
+                    consumer(site, arrived)
+
+            out.register_hook(backward)
+            return out
+
+        return forward
+
+
+def _by_example(site: Site, inputs: Tensor, grads: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Both sides with leading sizes [N, T]: feature vectors gain a token axis, flattened tokens get theirs back."""
+    lead = grads.shape[:-1]
+    tokens = lead.numel()
+    indices = inputs.shape == lead and not inputs.is_floating_point()
+    if tokens % rows or lead[0] not in (rows, tokens):
+        raise ModelError(
+            f"{site.name} ran on {tuple(inputs.shape)} for a batch of {rows} examples: its gradient cannot be told "
+            "apart by example. Leave it out with --sites."
+        )
+    shape = (rows, tokens // rows)
+    a = inputs.expand(lead) if indices else inputs
+    return a.reshape(shape if indices else (*shape, inputs.shape[-1])), grads.reshape(*shape, grads.shape[-1])
+
+
+def probe_sites(
+    model: nn.Module, sites: Sequence[Site], losses: Callable[[], Tensor], rows: int, head: str | None
+) -> list[Site]:
+    """Sites that really run, with the facts only a run can tell.
+
+    Runs the loss once. Drops sites whose module was never called (a module may use another's weight directly), and
+    finds which sites see the very same input tensor, so that they can share its covariance.
+
+    Args:
+        model: The model.
+        sites: Candidates.
+        losses: Runs the model on a small batch.
+        rows: Its batch rows.
+        head: Module name of the layer that makes the logits, if there is one.
+    """
+    seen: dict[str, tuple[Any, ...]] = {}
+    alive: list[Tensor] = []  # keeps inputs from being freed, so that an address names one tensor
+    handles = []
+
+    def watch(site: Site) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            alive.append(args[0])
+            key = (args[0].data_ptr(), tuple(args[0].shape), site.bias)
+            seen[site.name] = ("called more than once", site.name) if site.name in seen else key
+
+        return hook
+
+    try:
+        for site in sites:
+            for use in site.uses:
+                handles.append(model.get_submodule(use.module).register_forward_hook(watch(site)))
+        with frozen(model), torch.no_grad():
+            losses()
+    finally:
+        for handle in handles:
+            handle.remove()
+    groups: dict[tuple[Any, ...], str] = {}
+    out = []
+    for site in (site for site in sites if site.name in seen):
+        alone = len(site.uses) > 1 or site.vocabulary is not None
+        group = site.name if alone else groups.setdefault(seen[site.name], site.name)
+        out.append(replace(site, group=group, head=any(use.module == head for use in site.uses)))
+    if not out:
+        raise ModelError("none of the model's attributable layers was called by its forward pass.")
+    return out

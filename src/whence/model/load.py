@@ -1,0 +1,253 @@
+"""Loads a Hugging Face causal language model and puts batches on its device. Device handling is here and only here."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from whence.errors import InputError, ModelError
+from whence.interfaces import TokenBatch
+from whence.model.objectives import LanguageInputs
+
+__all__ = ["LoadedModel", "language_inputs", "load_model", "load_tokenizer", "resolve_device"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to be read.
+
+    Attributes:
+        model: The torch module, in evaluation mode.
+        device: Where its inputs go.
+        fingerprint: What would make a run stale: weights, adapter, dtype.
+        trained: Names of the parameters training changed, or None for all of them.
+        context: Longest sequence the model takes, in tokens.
+        vocabulary: Rows of its input embedding.
+        head: Module name of its output layer, if it has one.
+        takes_positions: Whether its forward takes ``position_ids``.
+    """
+
+    model: nn.Module
+    device: torch.device
+    fingerprint: dict[str, Any]
+    trained: frozenset[str] | None
+    context: int
+    vocabulary: int
+    head: str | None
+    takes_positions: bool
+    name: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is CUDA if there is one.
+
+    Raises:
+        InputError: CUDA was asked for and is not there, or the name is unknown.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda") and not name.startswith("cuda:"):
+        raise InputError(f"--device takes auto, cpu, cuda or cuda:N; got {name!r}")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {name} was asked for, but this PyTorch ({torch.__version__}) sees no CUDA device.")
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> Any:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    if name not in _DTYPES:
+        raise InputError(f"--dtype takes auto, {', '.join(_DTYPES)}; got {name!r}")
+    return _DTYPES[name]
+
+
+def load_model(
+    reference: str,
+    *,
+    adapter: str | None = None,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    attention: str | None = None,
+) -> LoadedModel:
+    """Load a causal language model from a directory or hub id.
+
+    Args:
+        reference: Directory or hub id.
+        adapter: PEFT adapter directory or id; then only its parameters count as trained.
+        revision: Hub revision.
+        dtype: auto (float32 on CPU, the checkpoint's own on CUDA), float32, bfloat16, float16, float64.
+        device: auto, cpu, cuda, cuda:N.
+        attention: Attention implementation of transformers (sdpa, eager …); its default if None.
+
+    Raises:
+        ModelError: It cannot be loaded; says what was tried.
+    """
+    from transformers import AutoModelForCausalLM
+
+    where = resolve_device(device)
+    _check_directory(reference, "model")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            reference, revision=revision, dtype=_dtype(dtype, where), attn_implementation=attention
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"could not load a causal language model from {reference!r}: {_first_line(error)}") from error
+    trained = None
+    fingerprint = {"weights": _hash_weights(reference, model, revision), "dtype": str(model.dtype).removeprefix("torch.")}
+    if adapter is not None:
+        model, trained = _load_adapter(model, adapter)
+        fingerprint["adapter"] = _hash_weights(adapter, model, None)
+    model = model.to(where).eval()
+    base = model.get_base_model() if adapter is not None else model
+    context = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 2048
+    return LoadedModel(
+        model=model,
+        device=where,
+        fingerprint=fingerprint,
+        trained=trained,
+        context=int(context),
+        vocabulary=int(base.get_input_embeddings().num_embeddings),
+        head=_name_of(model, base.get_output_embeddings()),
+        takes_positions="position_ids" in _parameters_of(base.forward),
+        name=reference + (f" + {adapter}" if adapter else ""),
+    )
+
+
+def _check_directory(reference: str, what: str) -> None:
+    path = Path(reference)
+    if path.exists() and not path.is_dir():
+        raise ModelError(f"the {what} {reference!r} is a file; give the directory that holds config.json.")
+    looks_local = reference.startswith((".", "/", "~")) or reference.count("/") > 1 or path.exists()
+    if looks_local and not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise ModelError(
+            f"the {what} directory {reference!r} "
+            + ("has no config.json" if path.is_dir() else "does not exist")
+            + "; give a directory made by save_pretrained, or a hub id such as allenai/OLMo-2-0425-1B."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _parameters_of(function: Any) -> set[str]:
+    import inspect
+
+    return set(inspect.signature(function).parameters)
+
+
+def _name_of(model: nn.Module, wanted: nn.Module | None) -> str | None:
+    return next((name for name, module in model.named_modules() if module is wanted), None)
+
+
+def _load_adapter(model: Any, adapter: str) -> tuple[Any, frozenset[str]]:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ModelError("--adapter needs the peft package: pip install 'whence[peft]'") from error
+    _check_directory(adapter, "adapter")
+    try:
+        wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"could not load the adapter {adapter!r} onto this model: {_first_line(error)}") from error
+    trained = frozenset(name for name, parameter in wrapped.named_parameters() if parameter.requires_grad)
+    return wrapped, trained
+
+
+def _hash_weights(reference: str, model: Any, revision: str | None) -> str:
+    """Content hash of a directory's weight and configuration files, or the hub commit."""
+    path = Path(reference)
+    if not path.is_dir():
+        commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+        return f"{reference}@{commit or revision or 'main'}"
+    digest = xxhash.xxh3_128()
+    for file in sorted(path.iterdir()):
+        if file.suffix in (".safetensors", ".bin") or file.name in ("config.json", "adapter_config.json"):
+            digest.update(file.name.encode())
+            with file.open("rb") as handle:
+                while chunk := handle.read(_CHUNK):
+                    digest.update(chunk)
+    return digest.hexdigest()
+
+
+def load_tokenizer(reference: str, revision: str | None = None) -> Any:
+    """The tokenizer saved beside a model.
+
+    Raises:
+        ModelError: There is none; token ids can still be used through rows with ``input_ids``.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(reference, revision=revision)
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        raise ModelError(
+            f"could not load a tokenizer from {reference!r}: {_first_line(error)}. "
+            "Save one beside the model with tokenizer.save_pretrained, or name another with --tokenizer."
+        ) from error
+
+
+def settings_hash(settings: Any) -> str:
+    """Short stable hash of plain settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _to(array: NDArray[Any], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+
+def language_inputs(batch: TokenBatch, loaded: LoadedModel) -> LanguageInputs:
+    """Put a token batch on the model's device, with the masks its objective needs."""
+    device = loaded.device
+    segments = _to(batch.segments, device)
+    positions = _to(batch.positions, device)
+    loss = _to(batch.loss_mask, device)
+    same = torch.zeros_like(loss)
+    same[:, :-1] = (segments[:, :-1] == segments[:, 1:]) & (segments[:, 1:] >= 0)
+    predicts = loss.roll(-1, dims=1) & same
+    mask: Tensor = _to(batch.attention_mask, device)
+    if batch.packed:
+        dtype = next(loaded.model.parameters()).dtype
+        mask = _block_causal(segments, dtype)
+    return LanguageInputs(
+        input_ids=_to(batch.input_ids, device),
+        attention_mask=mask,
+        positions=positions,
+        predicts=predicts,
+        reaches=_reaches(predicts, segments),
+        segments=segments,
+        examples=batch.examples,
+        extra={"position_ids": positions} if loaded.takes_positions else {},
+    )
+
+
+def _reaches(predicts: Tensor, segments: Tensor) -> Tensor:
+    """Positions at or before the last predicting position of their own example."""
+    n, t = predicts.shape
+    index = torch.arange(t, device=predicts.device).expand(n, t)
+    slots = int(segments.max()) + 2
+    last = torch.full((slots,), -1, device=predicts.device, dtype=torch.long)
+    last = last.scatter_reduce(0, (segments + 1)[predicts], index[predicts], "amax")
+    return (segments >= 0) & (index <= last[segments + 1])
+
+
+def _block_causal(segments: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive mask [N, 1, T, T] that lets a token see itself and earlier tokens of its own example only."""
+    t = segments.shape[1]
+    causal = torch.ones(t, t, dtype=torch.bool, device=segments.device).tril()
+    same = segments[:, :, None] == segments[:, None, :]
+    allowed = same & causal
+    return torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)[:, None]

@@ -1,0 +1,167 @@
+"""The scalars that are differentiated: one *summed* loss per example, in nats.
+
+Sums over tokens, never means: a mean would make an example's gradient depend on its length. The causal shift is
+here: the token at t is predicted from position t-1, so the last position has no gradient and no say.
+Knows nothing of sites or curvature.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["CausalLM", "Classification", "LanguageInputs", "Objective", "SquaredError"]
+
+
+class Objective(Protocol):
+    """A loss of a model on a batch, with what curvature needs to know about it.
+
+    `batch` is whatever the objective's own model takes; nothing else looks inside.
+    """
+
+    def losses(self, model: nn.Module, batch: Any) -> Tensor:
+        """Losses with the data's labels, [E], attached to the graph."""
+        ...
+
+    def sampled_losses(self, model: nn.Module, batch: Any, uniforms: Tensor) -> Tensor:
+        """Losses with labels drawn from the model's own prediction (inverse CDF at `uniforms`), [E].
+
+        Their expected squared gradient is the Fisher matrix, which for a softmax is the Gauss-Newton matrix.
+        """
+        ...
+
+    def token_masks(self, batch: Any) -> tuple[Tensor | None, Tensor | None]:
+        """Positions from which a loss can be reached, and positions that predict a target; [N, T] or None (all)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageInputs:
+    """A token batch on the device.
+
+    Attributes:
+        input_ids: int64 [N, T].
+        attention_mask: [N, T] bool, or [N, 1, T, T] additive when rows are packed.
+        positions: int64 [N, T].
+        predicts: bool [N, T]; position t predicts a target at t+1.
+        reaches: bool [N, T]; a loss position lies at t or later within the same example.
+        segments: int64 [N, T]; the example of each token, -1 in padding.
+        examples: E.
+        extra: More keyword arguments for the model's forward.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    positions: Tensor
+    predicts: Tensor
+    reaches: Tensor
+    segments: Tensor
+    examples: int
+    extra: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CausalLM:
+    """Token-sum negative log-likelihood of a causal language model (Hugging Face calling convention)."""
+
+    def losses(self, model: nn.Module, batch: LanguageInputs) -> Tensor:
+        """-log p of the data's targets, summed by example, [E]."""
+        return self._sum(self.token_losses(model, batch), batch)
+
+    def token_losses(self, model: nn.Module, batch: LanguageInputs) -> Tensor:
+        """-log p of the target that each position predicts, [N, T]; 0 where there is none."""
+        targets = batch.input_ids.roll(-1, dims=1)
+        return self._nll(self._logits(model, batch), targets, batch.predicts)
+
+    def sampled_losses(self, model: nn.Module, batch: LanguageInputs, uniforms: Tensor) -> Tensor:
+        """-log p of targets drawn from the model, summed by example, [E]; `uniforms` is [N, T] in [0, 1)."""
+        logits = self._logits(model, batch)
+        with torch.no_grad():
+            drawn = torch.zeros_like(batch.input_ids)
+            drawn[batch.predicts] = _draw(logits[batch.predicts], uniforms[batch.predicts])
+        return self._sum(self._nll(logits, drawn, batch.predicts), batch)
+
+    def token_masks(self, batch: LanguageInputs) -> tuple[Tensor | None, Tensor | None]:
+        """Reaching and predicting positions."""
+        return batch.reaches, batch.predicts
+
+    @staticmethod
+    def _logits(model: nn.Module, batch: LanguageInputs) -> Tensor:
+        logits: Tensor = model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **batch.extra
+        ).logits
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    @staticmethod
+    def _nll(logits: Tensor, targets: Tensor, predicts: Tensor) -> Tensor:
+        flat = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        return torch.where(predicts, flat.view_as(targets), 0.0)
+
+    @staticmethod
+    def _sum(losses: Tensor, batch: LanguageInputs) -> Tensor:
+        owner = batch.segments.clamp_min(0)
+        return losses.new_zeros(batch.examples).scatter_add(0, owner.flatten(), losses.flatten())
+
+
+def _draw(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """Inverse-CDF sample of each row of `logits` [..., V] at `uniforms` [...]."""
+    cdf = logits.softmax(-1).cumsum(-1)
+    point = uniforms.to(cdf.dtype)[..., None] * cdf[..., -1:]
+    return torch.searchsorted(cdf, point, right=True)[..., 0].clamp_max(logits.shape[-1] - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """Softmax cross-entropy of a module that maps features to logits; a batch is ``(features, labels)``.
+
+    A single logit per example is read as binary logistic regression with labels 0 and 1.
+    """
+
+    def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Negative log-likelihood of the labels, [N]."""
+        features, labels = batch
+        return self._nll(model(features), labels)
+
+    def sampled_losses(self, model: nn.Module, batch: tuple[Tensor, Tensor], uniforms: Tensor) -> Tensor:
+        """Negative log-likelihood of labels drawn from the model, [N]; `uniforms` is [N]."""
+        logits = model(batch[0])
+        with torch.no_grad():
+            labels = _draw(self._pair(logits), uniforms.reshape(-1)[: len(logits)])
+        return self._nll(logits, labels)
+
+    def token_masks(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """Every position counts."""
+        return None, None
+
+    @staticmethod
+    def _pair(logits: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(logits), logits], -1) if logits.shape[-1] == 1 else logits
+
+    def _nll(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self._pair(logits), labels.long(), reduction="none")
+
+
+@dataclass(frozen=True, slots=True)
+class SquaredError:
+    """Half squared error, the negative log-likelihood of a unit-variance Gaussian; a batch is ``(features, targets)``."""
+
+    def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Half squared error summed over outputs, [N]."""
+        features, targets = batch
+        return 0.5 * (model(features) - targets).square().flatten(1).sum(1)
+
+    def sampled_losses(self, model: nn.Module, batch: tuple[Tensor, Tensor], uniforms: Tensor) -> Tensor:
+        """Half squared error to targets drawn from N(prediction, 1), [N]; `uniforms` is [N] and seeds each row."""
+        outputs = model(batch[0])
+        with torch.no_grad():
+            width = torch.arange(1, outputs[0].numel() + 1, dtype=torch.float64, device=outputs.device)
+            spread = torch.frac(uniforms.reshape(-1)[: len(outputs), None].double() * 2**20 + width * 0.6180339887498949)
+            noise = torch.special.ndtri(spread.clamp(1e-12, 1 - 1e-12)).to(outputs.dtype).view_as(outputs)
+        return 0.5 * (outputs - outputs.detach() - noise).square().flatten(1).sum(1)
+
+    def token_masks(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """Every position counts."""
+        return None, None
