@@ -188,14 +188,30 @@ class TraceResult(_Frozen):
         return rows
 
     def to_arrow(self) -> Any:
-        """The rows of `to_rows` as a `pyarrow.Table` (metadata as a JSON string)."""
+        """The rows of `to_rows` as a `pyarrow.Table`, metadata as JSON; every result has the same columns."""
         import json
 
         import pyarrow as pa
 
         rows = [{**row, "metadata": json.dumps(row["metadata"], ensure_ascii=False)} for row in self.to_rows()]
-        return pa.Table.from_pylist(rows)
+        for row in rows:  # a lone surrogate cannot be stored as UTF-8
+            row.update({k: v.encode("utf-8", "replace").decode() for k, v in row.items() if isinstance(v, str)})
+        return pa.Table.from_pylist(rows, schema=_arrow_schema())
 
     def to_pandas(self) -> Any:
         """The rows of `to_rows` as a pandas DataFrame (needs the `pandas` extra)."""
         return self.to_arrow().to_pandas()
+
+
+def _arrow_schema() -> Any:
+    """Columns of `TraceResult.to_arrow`, so that tables of different results (even empty ones) can be joined."""
+    import pyarrow as pa
+
+    kinds = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    columns = {
+        "string": ("query_id", "list", "id", "source", "hash", "metadata"),
+        "int": ("rank", "row", "document", "length", "index_rank", "gradient_dot_rank", "bm25_rank"),
+        "float": ("influence", "index_influence", "gradient_dot", "bm25"),
+        "bool": ("refined",),
+    }
+    return pa.schema([(name, kinds[kind]) for kind, names in columns.items() for name in names])

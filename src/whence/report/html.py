@@ -1,0 +1,205 @@
+"""A result as one HTML file that needs nothing else: no network, no fonts, no cookies; readable without its script.
+
+Holds the page's frame: head and policy, summary, legend, list of queries, and each query's section. What is inside
+a section comes from cards.py (hits), figures.py (drawings) and about.py (settings and coverage).
+"""
+
+import base64
+import hashlib
+from functools import cache
+from importlib.resources import files
+from string import Template
+
+from whence.interfaces import RunSummary, Trace, TraceResult
+from whence.report.about import about, certificate
+from whence.report.cards import bm25_table, cards
+from whence.report.facts import EFFECT, bm25_sentence
+from whence.report.figures import scatter
+from whence.report.markup import Html, join, tag
+from whence.report.text import LEVELS, compact, count, nats, number, one_line, scale, shorten
+from whence.report.tokens import loose
+
+__all__ = ["page"]
+
+
+@cache
+def _asset(name: str) -> str:
+    return (files("whence.report") / "page" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def page(result: TraceResult) -> str:
+    """Render a result.
+
+    Returns:
+        A complete HTML document. Its policy forbids every request and every script but its own; all text of the
+        result is escaped, hidden characters are shown.
+    """
+    style, script = _asset("style.css"), _asset("page.js")
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+    return Template(_asset("page.html")).substitute(
+        policy=policy,
+        style=style,
+        script=script,
+        title=join([_title(result)]),
+        masthead=_masthead(result),
+        legend=_legend(),
+        queries=_selector(result.traces),
+        traces=join(_section(trace, i) for i, trace in enumerate(result.traces)) or _nothing(),
+        about=about(result.summary),
+        version=join([result.summary.whence_version]),
+    )
+
+
+def _title(result: TraceResult) -> str:
+    if len(result.traces) == 1:
+        return f"{shorten(one_line(result.traces[0].completion), 60)} – whence"
+    return f"{len(result.traces)} answers – whence"
+
+
+def _nothing() -> Html:
+    return tag("p", "This result holds no query.", cls="empty")
+
+
+def _masthead(result: TraceResult) -> Html:
+    summary = result.summary
+    facts = [
+        ("Model", summary.model),
+        ("Training data", f"{summary.data} · {count(summary.documents)} documents, {compact(summary.tokens)} tokens"),
+        ("Method", f"{summary.method} · {summary.recipe}"),
+        ("Attributed", _share(summary)),
+    ]
+    rows = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts]
+    return join([tag("dl", *rows, cls="facts"), certificate(summary.certificate)])
+
+
+def _share(summary: RunSummary) -> str:
+    coverage = summary.coverage
+    return f"{coverage.share:.1%} of {compact(coverage.parameters)} parameters"
+
+
+def _legend() -> Html:
+    steps = [tag("i", cls=f"{'n' if k < 0 else 'p'}{abs(k)}" if k else None) for k in range(-LEVELS, LEVELS + 1)]
+    return tag(
+        "div",
+        tag("span", "opposes", cls="end"),
+        tag(
+            "span", *steps, cls="ramp", role="img", aria_label="Scale of shades from opposes, orange, to supports, blue"
+        ),
+        tag("span", "supports", cls="end"),
+        tag(
+            "p",
+            tag("b", "Influence > 0 supports the output."),
+            " Its unit is nats: how far log p(answer | prompt) is predicted to drop had that one document not been "
+            "trained on. Every token is shaded by the influence that arises where the model predicted it, relative to "
+            "the strongest token of the same text; grey tokens were not predicted (prompts, context). Point at a token "
+            "for its value.",
+        ),
+        cls="legend",
+    )
+
+
+def _selector(traces: tuple[Trace, ...]) -> Html:
+    if len(traces) < 2:
+        return Html("")
+    items = [
+        tag(
+            "li",
+            tag(
+                "a",
+                tag("b", shorten(one_line(trace.completion), 70) or "(empty)"),
+                tag("span", shorten(one_line(trace.prompt), 70, "end") or "no prompt"),
+                href=f"#q{i}",
+            ),
+        )
+        for i, trace in enumerate(traces)
+    ]
+    return tag("nav", tag("h2", f"{len(traces)} answers"), tag("ol", *items), cls="queries", aria_label="Answers")
+
+
+def _section(trace: Trace, number_: int) -> Html:
+    key = f"q{number_}"
+    return tag(
+        "section",
+        _question(trace, key),
+        _statistics(trace),
+        tag(
+            "div",
+            _ranking(trace, key, "p", "Supports this answer", "No document supports it."),
+            _ranking(trace, key, "o", "Opposes this answer", "No document opposes it."),
+            cls="columns",
+        ),
+        _bm25(trace, key),
+        id=key,
+        cls="trace",
+        aria_label=f"Answer {number_ + 1}",
+    )
+
+
+def _question(trace: Trace, key: str) -> Html:
+    parts = [
+        tag(
+            "div",
+            tag("h2", "The answer", tag("small", trace.query_id)),
+            tag("p", "Shaded by all listed documents together", cls="by", aria_live="polite"),
+            cls="head",
+        )
+    ]
+    if trace.tokens:
+        largest = scale([token.influence for token in trace.tokens])
+        parts.append(tag("div", loose(trace.tokens, largest), cls="text query", dir="auto", tabindex=0))
+    else:
+        texts = tag("span", trace.prompt, cls="x"), tag("strong", trace.completion)
+        parts.append(tag("div", *texts, cls="text query", dir="auto", tabindex=0))
+    parts.append(tag("p", *_loss(trace), cls="loss"))
+    return tag("header", *parts, cls="question", id=f"{key}-question")
+
+
+def _loss(trace: Trace) -> list[str]:
+    if trace.contrast is not None:
+        return [
+            "Why this rather than ",
+            tag("q", trace.contrast, dir="auto"),
+            "? log p(this) − log p(that) = ",
+            tag("b", nats(-trace.loss if trace.loss else 0.0), " nats"),
+        ]
+    explained = sum(token.target for token in trace.tokens)
+    parts: list[str] = ["−log p(answer | prompt) = ", tag("b", number(trace.loss), " nats")]
+    if explained:
+        noun = "token" if explained == 1 else "tokens"
+        parts.append(f" on {count(explained)} explained {noun}, {number(trace.loss / explained)} per token")
+    return parts
+
+
+def _statistics(trace: Trace) -> Html:
+    facts = [
+        ("Documents scored", count(trace.scored)),
+        ("Mean influence", f"{nats(trace.mean)} nats"),
+        ("Standard deviation", f"{number(trace.std)} nats"),
+        ("Sum of listed support", f"{nats(sum(hit.influence for hit in trace.proponents))} nats"),
+        ("Sum of listed opposition", f"{nats(sum(hit.influence for hit in trace.opponents))} nats"),
+    ]
+    return tag("dl", *[tag("div", tag("dt", name), tag("dd", value)) for name, value in facts], cls="stats")
+
+
+def _ranking(trace: Trace, key: str, side: str, title: str, empty: str) -> Html:
+    hits = trace.proponents if side == "p" else trace.opponents
+    body = cards(trace, hits, f"{key}{side}") if hits else tag("p", empty, cls="empty")
+    return tag("section", tag("h3", title, tag("small", f"{len(hits)} listed")), body, cls=f"ranking side-{side}")
+
+
+def _bm25(trace: Trace, key: str) -> Html:
+    figure = scatter(trace, key)
+    return tag(
+        "section",
+        tag("h3", "What BM25 would have said"),
+        tag("p", EFFECT, " ", bm25_sentence(trace)),
+        tag("div", bm25_table(trace, key), figure, cls="beside"),
+        cls="bm25",
+    )

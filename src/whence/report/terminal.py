@@ -1,0 +1,173 @@
+"""A result as tables on a console. Knows nothing of files or pages.
+
+Text of documents reaches the terminal only through `visible`, so no control character does, and only inside
+`rich.text.Text`, so no markup is read in it. What the console's encoding cannot say is written as an escape.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from whence.interfaces import Hit, RunSummary, Token, Trace, TraceResult
+from whence.report.facts import bm25_sentence, gaps, influence_rank_words, rank_words
+from whence.report.text import (
+    LEVELS,
+    compact,
+    count,
+    level,
+    nats,
+    number,
+    one_line,
+    scale,
+    shorten,
+    strongest_span,
+    visible,
+)
+
+__all__ = ["show"]
+
+_EMPHASIS = LEVELS // 2  # tokens from half the strongest on stand out
+_PRO, _OPP = "bold blue", "bold yellow"
+_QUESTION = 600  # characters
+
+
+def show(result: TraceResult, console: Console, limit: int = 10) -> None:
+    """Print a result.
+
+    Args:
+        result: All traces of one call.
+        console: Where to; its width, colours and encoding are respected.
+        limit: The most documents per table.
+    """
+    for trace in result.traces:
+        _show_trace(trace, console, limit)
+    if not result.traces:
+        console.print(Text("This result holds no query."))
+    _show_summary(result.summary, console)
+
+
+def _say(console: Console, text: str) -> str:
+    """The visible text in characters the console can write."""
+    encoding = console.encoding or "utf-8"
+    return visible(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _line(console: Console, *parts: str | tuple[str, str]) -> None:
+    said = [_say(console, part) if isinstance(part, str) else (_say(console, part[0]), part[1]) for part in parts]
+    console.print(Text.assemble(*said))
+
+
+def _show_trace(trace: Trace, console: Console, limit: int) -> None:
+    console.rule(Text(_say(console, one_line(f"query {trace.query_id}"))), characters=_say(console, "─")[:1])
+    _line(console, (shorten(trace.prompt, _QUESTION, "both"), "dim"))
+    _line(console, (shorten(trace.completion, _QUESTION, "both") or "(empty)", "bold"))
+    if trace.contrast is not None:
+        _line(console, "rather than: ", (shorten(trace.contrast, _QUESTION, "both"), "bold"))
+        _line(console, f"log p(this) - log p(that) = {nats(-trace.loss if trace.loss else 0.0)} nats")
+    else:
+        _line(console, f"loss {number(trace.loss)} nats")
+    _line(
+        console,
+        f"{count(trace.scored)} documents scored, influence {nats(trace.mean)} mean, {number(trace.std)} std (nats)",
+    )
+    _table("Proponents: documents that support the answer", trace, trace.proponents, console, limit)
+    _table("Opponents: documents that oppose it", trace, trace.opponents, console, limit)
+    _bm25(trace, console)
+
+
+def _table(title: str, trace: Trace, hits: Sequence[Hit], console: Console, limit: int) -> None:
+    console.print()
+    if not hits:
+        return _line(console, (title, "bold"), ": none")
+    _line(console, (title, "bold"))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
+    for name in ("#", "nats", "BM25", "gradient"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("document", ratio=1, no_wrap=True, overflow="ellipsis")
+    width = max(console.width - 32, 20)
+    for hit in hits[:limit]:
+        side = "blue" if hit.influence >= 0 else "yellow"
+        cells = count(hit.rank), nats(hit.influence), rank_words(hit.bm25_rank), rank_words(hit.gradient_dot_rank)
+        texts = [Text(_say(console, cell), style=side if i == 1 else "") for i, cell in enumerate(cells)]
+        table.add_row(*texts, _document(hit, console, width))
+    console.print(table)
+    if len(hits) > limit:
+        _line(console, (f"and {count(len(hits) - limit)} more", "dim"))
+
+
+def _document(hit: Hit, console: Console, width: int) -> Text:
+    """Identity on the first line, the telling words on the second."""
+    place = f"{shorten(one_line(hit.source), max(width // 2, 12), 'end')}:{hit.row}"
+    name = shorten(one_line(hit.id), max(width - len(place) - 2, 12))
+    text = Text.assemble((_say(console, place), "dim"), "  ", (_say(console, name), "bold"))
+    if hit.tokens:
+        text.append("\n").append_text(_snippet(hit.tokens, console, width))
+    return text
+
+
+def _words(token: Token) -> str:
+    return " ".join(visible(token.text).split("\n")).replace("\t", " ").replace("\r", " ")
+
+
+def _snippet(tokens: Sequence[Token], console: Console, width: int) -> Text:
+    """As many tokens around the strongest as fit the width, in one line."""
+    size = max(width // 3, 1)
+    start, stop = strongest_span(tokens, size)
+    while size > 1 and sum(len(_words(token)) for token in tokens[start:stop]) > width - 4:
+        size = max(size * 3 // 4, 1)
+        start, stop = strongest_span(tokens, size)
+    largest = scale([token.influence for token in tokens])
+    text = Text(_say(console, "…") if start else "")
+    for token in tokens[start:stop]:
+        text.append_text(_emphasised(token, largest, console))
+    return text.append(_say(console, "…") if stop < len(tokens) else "")
+
+
+def _emphasised(token: Token, largest: float, console: Console) -> Text:
+    words = _say(console, _words(token))
+    step = level(token.influence, largest)
+    if abs(step) < _EMPHASIS or not words.strip():
+        return Text(words)
+    blank = words[: len(words) - len(words.lstrip())]
+    if console.is_terminal and not console.no_color:
+        return Text.assemble(blank, (words.strip(), _PRO if step > 0 else _OPP))
+    return Text(f"{blank}*{words.strip()}*")  # no colours in a pipe
+
+
+def _bm25(trace: Trace, console: Console) -> None:
+    console.print()
+    _line(console, ("What BM25 would have said", "bold"))
+    for place, hit in enumerate(trace.bm25_top[:3], start=1):
+        rank = hit.bm25_rank if hit.bm25_rank is not None else place
+        where = f"{shorten(one_line(hit.source), 40, 'end')}:{hit.row}"
+        told = f"influence {nats(hit.influence)} nats, rank {influence_rank_words(trace, hit)}"
+        _line(console, f"  {count(rank)}. ", (shorten(one_line(hit.id), 50), "bold"), "  ", (where, "dim"), "  ", told)
+    _line(console, bm25_sentence(trace))
+
+
+def _show_summary(summary: RunSummary, console: Console) -> None:
+    coverage = summary.coverage
+    console.print()
+    _line(
+        console,
+        f"coverage: {coverage.share:.1%} of {compact(coverage.parameters)} parameters attributed",
+        _missing(summary),
+    )
+    _line(console, summary.certificate.line)
+    _line(
+        console,
+        f"settings: {summary.method}; {summary.recipe}; damping {summary.damping}; {count(summary.documents)} "
+        f"documents ({count(summary.skipped)} skipped); trained on {count(summary.trained_on)}",
+    )
+    _line(console, ("influence > 0 supports the answer; nats: predicted drop of log p without that document", "dim"))
+
+
+def _missing(summary: RunSummary) -> str:
+    found: Iterable[str] = (
+        f"{one_line(gap.kind)} {compact(gap.parameters)} ({one_line(gap.reason)})" for gap in gaps(summary.coverage)[:3]
+    )
+    listing = ", ".join(found)
+    return f"; not: {listing}" if listing else "; nothing is left out"
