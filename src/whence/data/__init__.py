@@ -1,0 +1,50 @@
+"""The data room: from files to documents, windows and batches, and from questions to tokens.
+
+sources.py       what the user typed → an ordered list of files
+readers.py       a file → rows, each either read or listed with the reason why not
+rows.py          rows → documents: forms, loss masks, identity
+chat.py          conversations through the tokenizer's template, loss on the assistant's turns
+tokenization.py  text with target spans → tokens with a loss mask; tokens → display strings; fingerprint
+config.py        CorpusConfig and the reasons a row can be skipped
+ingestion.py     a corpus → shares on disk, resumable, any number of workers, always the same bytes
+shares.py        one share on disk: written whole, read memory-mapped
+corpus.py        the finished corpus by global document and window numbers
+batches.py       windows → padded or packed batches of a fixed token budget
+queries.py       query files → queries → tokens
+
+Tokenizers are passed in; nothing here imports torch or transformers.
+"""
+
+from whence.data.batches import batch_from_sequences, make_batch, plan_batches
+from whence.data.config import SKIP_REASONS, CorpusConfig
+from whence.data.corpus import Corpus, CorpusShare, open_corpus
+from whence.data.ingestion import ingest
+from whence.data.queries import encode_queries, encode_query, load_queries
+from whence.data.readers import Row, open_rows
+from whence.data.shares import windows_of
+from whence.data.sources import Listing, SourceFile, find_files
+from whence.data.tokenization import Tokenizer, pieces_of, tokenizer_fingerprint
+
+__all__ = [
+    "SKIP_REASONS",
+    "Corpus",
+    "CorpusConfig",
+    "CorpusShare",
+    "Listing",
+    "Row",
+    "SourceFile",
+    "Tokenizer",
+    "batch_from_sequences",
+    "encode_queries",
+    "encode_query",
+    "find_files",
+    "ingest",
+    "load_queries",
+    "make_batch",
+    "open_corpus",
+    "open_rows",
+    "pieces_of",
+    "plan_batches",
+    "tokenizer_fingerprint",
+    "windows_of",
+]

@@ -1,0 +1,66 @@
+"""The settings of a corpus, and the words for why a row was left out. Knows no files."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["SKIP_REASONS", "CorpusConfig", "Form"]
+
+Form = Literal["auto", "text", "prompt", "messages", "input_ids"]
+
+SKIP_REASONS = {
+    "bad-json": "the line is not JSON",
+    "bad-utf8": "the row is not valid UTF-8",
+    "bad-csv": "the line is not a row of the table",
+    "not-an-object": "the row is JSON, but not an object with named fields",
+    "row-too-big": "the row is larger than can be read into memory",
+    "missing-field": "the row has none of the fields that make a document",
+    "wrong-type": "a field holds something other than what its form needs",
+    "empty": "there is no text in the row",
+    "empty-file": "the file has no row",
+    "too-short": "fewer than two tokens, so nothing is predicted",
+    "over-long": "more tokens than `max_tokens` allows",
+    "bad-token-id": "a token id outside the model's vocabulary",
+    "no-target": "no token of the row is a training target",
+    "bad-messages": "the chat template does not accept the conversation",
+    "no-assistant-turn": "the assistant's turns cannot be found in the rendered conversation",
+    "tokenizer-failed": "the tokenizer raised an error on the row",
+}
+
+
+class CorpusConfig(BaseModel):
+    """How rows become documents.
+
+    Attributes:
+        data: Files, folders, globs or fsspec URLs, read in this order.
+        text_field: Name of the field with a document's text.
+        prompt_field: Name of the field with a prompt; goes with `completion_field`.
+        completion_field: Name of the field with a completion; loss is on it alone.
+        messages_field: Name of the field with a conversation.
+        input_ids_field: Name of the field with token ids (`labels` or `loss_mask` beside it are used).
+        id_field: Name of the field with the caller's id.
+        form: What rows are; "auto" decides row by row: input_ids, messages, prompt and completion, text.
+        context: Tokens of one window; longer documents are split.
+        max_tokens: Documents with more tokens are skipped as over-long; None keeps all.
+        append_eos: End text and completions with the end-of-sequence token.
+        share_tokens: A share closes once it has this many tokens.
+        share_documents: A share closes once it has read this many rows.
+        vocabulary: The model's vocabulary size; a token id must be below it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: tuple[str, ...] = Field(min_length=1)
+    text_field: str = "text"
+    prompt_field: str = "prompt"
+    completion_field: str = "completion"
+    messages_field: str = "messages"
+    input_ids_field: str = "input_ids"
+    id_field: str = "id"
+    form: Form = "auto"
+    context: int = Field(ge=2)
+    max_tokens: int | None = Field(default=None, ge=2)
+    append_eos: bool = False
+    share_tokens: int = Field(default=2**19, ge=1)
+    share_documents: int = Field(default=2**14, ge=1)
+    vocabulary: int = Field(ge=1, le=2**32)

@@ -1,0 +1,288 @@
+"""Rows become documents: which fields make one, which of its tokens carry loss, what it is called.
+
+Knows no files. A row that cannot be used becomes a `Skip` with one of the reasons in config.py.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from whence.data.chat import ChatError, encode_chat, require_template
+from whence.data.config import CorpusConfig
+from whence.data.readers import Row
+from whence.data.tokenization import Encoded, TargetText, Tokenizer, encode_texts
+from whence.errors import CorpusError
+from whence.interfaces import Document, Skip
+
+__all__ = ["documents_of"]
+
+IGNORED_LABEL = -100
+_LONGEST_VALUE = 1000  # characters of one metadata value
+_MOST_METADATA = 8000  # characters of a document's metadata
+
+
+class _Unusable(Exception):
+    """A row that becomes a `Skip`."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def _has(row: Row, *names: str) -> bool:
+    return all(row.fields.get(name) is not None for name in names)
+
+
+def _form(row: Row, config: CorpusConfig) -> str:
+    """Which form the row has.
+
+    Raises:
+        _Unusable: None of them.
+    """
+    fields = {
+        "input_ids": (config.input_ids_field,),
+        "messages": (config.messages_field,),
+        "prompt": (config.prompt_field, config.completion_field),
+        "text": (config.text_field,),
+    }
+    forms = fields if config.form == "auto" else {config.form: fields[config.form]}
+    for form, names in forms.items():
+        cell = row.fields.get(names[0])
+        if _has(row, *names) and not (cell == "" and form in ("input_ids", "messages")):
+            return form
+    wanted = " or ".join("+".join(repr(name) for name in names) for names in forms.values())
+    present = ", ".join(repr(key) for key in list(row.fields)[:20]) or "none"
+    raise _Unusable("missing-field", f"needs {wanted}; the row has {present}")
+
+
+def _string(row: Row, name: str) -> str:
+    value = row.fields[name]
+    if not isinstance(value, str):
+        raise _Unusable("wrong-type", f"{name!r} should be text, it is {type(value).__name__}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _Unusable("bad-utf8", f"{name!r} holds half of a surrogate pair at character {error.start}") from error
+    return value
+
+
+def _listed(value: Any) -> Any:
+    """A list, also where a table stores it as JSON text."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def _digest(*parts: bytes) -> str:
+    hasher = xxhash.xxh3_128()
+    for part in parts:
+        hasher.update(len(part).to_bytes(8, "little"))
+        hasher.update(part)
+    return hasher.hexdigest()
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), default=str)
+
+
+def _integers(value: Any, name: str) -> NDArray[np.int64]:
+    value = _listed(value)
+    try:
+        array = np.asarray(value)
+        whole = array.ndim == 1 and (array.dtype.kind in "iub" or array.size == 0)
+        return array.astype(np.int64) if whole else _fail(name)
+    except (ValueError, TypeError, OverflowError):
+        return _fail(name)
+
+
+def _fail(name: str) -> NDArray[np.int64]:
+    raise _Unusable("wrong-type", f"{name!r} should be a list of whole numbers")
+
+
+def _from_ids(row: Row, config: CorpusConfig) -> Encoded:
+    tokens = _integers(row.fields[config.input_ids_field], config.input_ids_field)
+    mask = np.ones(len(tokens), dtype=bool)
+    for name, carries in (("labels", IGNORED_LABEL), ("loss_mask", 0)):
+        if _has(row, name):
+            beside = _integers(row.fields[name], name)
+            if len(beside) != len(tokens):
+                raise _Unusable("wrong-type", f"{len(beside)} {name} for {len(tokens)} token ids")
+            mask = beside != carries
+            break
+    outside = tokens[(tokens < 0) | (tokens >= config.vocabulary)]
+    if len(outside):
+        raise _Unusable("bad-token-id", f"{outside[0]}; the model's vocabulary has {config.vocabulary}")
+    mask[:1] = False
+    return tokens, mask
+
+
+def _text_of(row: Row, form: str, config: CorpusConfig) -> TargetText:
+    if form == "text":
+        text = _string(row, config.text_field)
+        if not text.strip():
+            raise _Unusable("empty", f"{config.text_field!r} holds no text")
+        return TargetText(text, eos=config.append_eos)
+    prompt, completion = _string(row, config.prompt_field), _string(row, config.completion_field)
+    if not completion:
+        raise _Unusable("empty", f"{config.completion_field!r} holds no text")
+    joined = prompt + completion
+    return TargetText(joined, ((len(prompt), len(joined)),), eos=config.append_eos)
+
+
+def _content_hash(row: Row, form: str, config: CorpusConfig, encoded: Encoded) -> str:
+    if form == "input_ids":
+        return _digest(encoded[0].astype("<i8").tobytes(), encoded[1].tobytes())
+    if form == "messages":
+        return _digest(_compact(_listed(row.fields[config.messages_field])).encode())
+    names = (config.text_field,) if form == "text" else (config.prompt_field, config.completion_field)
+    return _digest(*(row.fields[name].encode() for name in names))
+
+
+def _used(form: str, config: CorpusConfig) -> set[str]:
+    content = {
+        "text": {config.text_field},
+        "prompt": {config.prompt_field, config.completion_field},
+        "messages": {config.messages_field},
+        "input_ids": {config.input_ids_field, "labels", "loss_mask", "attention_mask"},
+    }[form]
+    return content | {config.id_field}
+
+
+def _clean(text: str, limit: int = _LONGEST_VALUE) -> str:
+    return text[:limit].encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _metadata(row: Row, used: set[str]) -> dict[str, str]:
+    """The other fields as short strings; nested ones as JSON; bytes and nulls are left out."""
+    out: dict[str, str] = {}
+    room = _MOST_METADATA
+    for key, value in row.fields.items():
+        if key in used or value is None or isinstance(value, (bytes, bytearray)):
+            continue
+        text = _clean(value if isinstance(value, str) else _compact(value))
+        if len(text) <= room:
+            out[_clean(str(key))] = text
+            room -= len(text)
+    return out
+
+
+def _id(row: Row, config: CorpusConfig) -> str:
+    given = row.fields.get(config.id_field)
+    return f"{row.name}:{row.row}" if given is None or given == "" else _clean(str(given))
+
+
+def _checked(encoded: Encoded, config: CorpusConfig, made: bool) -> Encoded:
+    """The tokens, if they can be trained on.
+
+    Raises:
+        CorpusError: The tokenizer made an id that the model does not have.
+        _Unusable: Too few, too many, or none of them a target.
+    """
+    tokens, mask = encoded
+    if made and len(tokens) and int(tokens.max()) >= config.vocabulary:
+        raise CorpusError(
+            f"the tokenizer makes token {int(tokens.max())}, but the model's vocabulary has {config.vocabulary} "
+            "tokens: the tokenizer does not belong to this model. Give the one the model was trained with."
+        )
+    if not len(tokens):
+        raise _Unusable("empty", "no tokens")
+    if len(tokens) < 2:
+        raise _Unusable("too-short", f"{len(tokens)} token")
+    if config.max_tokens is not None and len(tokens) > config.max_tokens:
+        raise _Unusable("over-long", f"{len(tokens)} tokens, the limit is {config.max_tokens}")
+    if not mask.any():
+        raise _Unusable("no-target", "no token is predicted")
+    return tokens, mask
+
+
+def _document(row: Row, form: str, encoded: Encoded, config: CorpusConfig) -> Document:
+    tokens, mask = _checked(encoded, config, made=form != "input_ids")
+    digest = _content_hash(row, form, config, encoded)
+    metadata = _metadata(row, _used(form, config))
+    return Document(_id(row, config), row.source, row.row, digest, tokens, mask, metadata)
+
+
+def _skip(row: Row, reason: str, detail: str) -> Skip:
+    return Skip(row.source, row.row, reason, _clean(detail, 300))
+
+
+def _guard(row: Row, action: Callable[[], Any]) -> Any:
+    try:
+        return action()
+    except (_Unusable, ChatError) as error:
+        return _skip(row, error.reason, str(error))
+
+
+def _need(tokenizer: Tokenizer | None, row: Row) -> Tokenizer:
+    if tokenizer is None:
+        raise CorpusError(
+            f"{row.source} row {row.row} holds text, but there is no tokenizer; give one, or rows with token ids."
+        )
+    return tokenizer
+
+
+def _prepare(row: Row, config: CorpusConfig, tokenizer: Tokenizer | None) -> tuple[str, TargetText | Encoded]:
+    """The row's form, with its text, or its tokens where they do not come from plain text."""
+    form = _form(row, config)
+    if form == "input_ids":
+        return form, _from_ids(row, config)
+    known = _need(tokenizer, row)
+    if form == "messages":
+        require_template(known)
+        return form, encode_chat(_listed(row.fields[config.messages_field]), known)
+    return form, _text_of(row, form, config)
+
+
+def _encode_all(
+    rows: Sequence[Row], texts: Mapping[int, TargetText], tokenizer: Tokenizer
+) -> dict[int, Encoded | Skip]:
+    """Tokenise in one call; if that fails, row by row to find the culprit."""
+    numbers = list(texts)
+    try:
+        return dict(zip(numbers, encode_texts(list(texts.values()), tokenizer), strict=True))
+    except CorpusError:
+        raise
+    except Exception as error:
+        if len(numbers) == 1:
+            return {numbers[0]: _skip(rows[numbers[0]], "tokenizer-failed", f"{type(error).__name__}: {error}")}
+        out: dict[int, Encoded | Skip] = {}
+        for number in numbers:
+            out.update(_encode_all(rows, {number: texts[number]}, tokenizer))
+        return out
+
+
+def documents_of(rows: Sequence[Row], config: CorpusConfig, tokenizer: Tokenizer | None) -> list[Document | Skip]:
+    """Documents of rows, in order, tokenised together.
+
+    Args:
+        rows: A batch of rows.
+        config: Field names and limits.
+        tokenizer: May be None if every row has token ids.
+
+    Returns:
+        One entry per row: its document, or why there is none.
+
+    Raises:
+        CorpusError: Something is wrong with the tokenizer rather than with a row.
+    """
+    prepared = [_guard(row, lambda row=row: _prepare(row, config, tokenizer)) for row in rows]  # type: ignore[misc]
+    texts = {
+        n: one[1] for n, one in enumerate(prepared) if not isinstance(one, Skip) and isinstance(one[1], TargetText)
+    }
+    encoded = _encode_all(rows, texts, tokenizer) if texts and tokenizer is not None else {}
+    out: list[Document | Skip] = []
+    for number, (row, one) in enumerate(zip(rows, prepared, strict=True)):
+        if isinstance(one, Skip):
+            out.append(one)
+            continue
+        form, tokens = one[0], encoded.get(number, one[1])
+        made = tokens if isinstance(tokens, Skip) else _guard(row, lambda: _document(row, form, tokens, config))  # noqa: B023
+        out.append(made)
+    return out

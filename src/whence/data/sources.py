@@ -1,0 +1,176 @@
+"""From what the user typed (file, folder, glob, fsspec URL) to an ordered list of files. Opens none of them."""
+
+import glob as globbing
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fsspec.core import url_to_fs
+
+from whence.errors import CorpusError
+
+__all__ = ["FORMATS", "Listing", "SourceFile", "find_files"]
+
+COMPRESSED = (".gz", ".zst", ".zstd", ".bz2")
+STRUCTURED = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".arrow", ".feather")
+PROSE = (".txt", ".md")
+FORMATS = (
+    "JSON lines (.jsonl .ndjson .json), Parquet, CSV/TSV, Arrow (.arrow .feather), plain text (.txt .md), "
+    "a folder of these, a glob, a Hugging Face dataset folder (save_to_disk), any fsspec URL; "
+    "text formats may be compressed (.gz .zst .bz2)"
+)
+_ABOUT_DATA = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file of the corpus.
+
+    Attributes:
+        source: The file as given: the argument, or the argument's folder and the path below it.
+        name: The path below the folder that was given, or the file's own name; default ids begin with it.
+        filesystem: The fsspec file system that opens it.
+        path: Its path there.
+        bytes: Its size, -1 if unknown.
+    """
+
+    source: str
+    name: str
+    filesystem: Any
+    path: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of a corpus in order, and those in its folders that are no data."""
+
+    files: tuple[SourceFile, ...]
+    ignored: tuple[str, ...]
+
+
+def suffix_of(name: str) -> str:
+    """The suffix that names the format, compression aside.
+
+    >>> suffix_of("a/b.JSONL.gz")
+    '.jsonl'
+    """
+    stem, suffix = os.path.splitext(name.lower())
+    return os.path.splitext(stem)[1] if suffix in COMPRESSED else suffix
+
+
+def _refuse(given: str, what: str) -> CorpusError:
+    return CorpusError(f"{given}: {what}\nCan be read: {FORMATS}.")
+
+
+def _file(filesystem: Any, path: str, source: str, name: str) -> SourceFile:
+    size = filesystem.info(path).get("size")
+    return SourceFile(source, name, filesystem, path, -1 if size is None else int(size))
+
+
+def _read_json(filesystem: Any, path: str) -> Any:
+    try:
+        return json.loads(filesystem.cat_file(path))
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"{path} should describe a Hugging Face dataset, but cannot be read: {error}") from error
+
+
+def _saved_dataset(filesystem: Any, root: str, given: str) -> list[SourceFile] | None:
+    """The Arrow files of a `save_to_disk` folder in its own order; None if it is not one."""
+    if filesystem.exists(f"{root}/dataset_dict.json"):
+        splits = _read_json(filesystem, f"{root}/dataset_dict.json").get("splits", [])
+        if "train" not in splits:
+            raise CorpusError(
+                f"{given} is a dataset with the splits {', '.join(splits) or '(none)'} and no 'train'; "
+                f"give the folder of the split you mean, as in {given.rstrip('/')}/{splits[0] if splits else 'train'}."
+            )
+        return _saved_dataset(filesystem, f"{root}/train", f"{given.rstrip('/')}/train")
+    if not filesystem.exists(f"{root}/state.json"):
+        return None
+    entries = _read_json(filesystem, f"{root}/state.json").get("_data_files") or []
+    names = [entry["filename"] for entry in entries]
+    missing = [name for name in names if not filesystem.exists(f"{root}/{name}")]
+    if missing or not names:
+        raise CorpusError(f"{given} is a Hugging Face dataset folder, but its files are missing: {missing or 'all'}.")
+    return [_file(filesystem, f"{root}/{name}", f"{given.rstrip('/')}/{name}", name) for name in names]
+
+
+def _select(paths: Sequence[str]) -> list[str]:
+    """Data among the paths of a folder: prose counts only where there is nothing structured beside it."""
+    visible = [path for path in paths if not any(part.startswith((".", "_")) for part in path.split("/"))]
+    rows = [path for path in visible if suffix_of(path) in STRUCTURED and os.path.basename(path) not in _ABOUT_DATA]
+    return sorted(rows or [path for path in visible if suffix_of(path) in PROSE])
+
+
+def _folder(filesystem: Any, root: str, given: str) -> tuple[list[SourceFile], list[str]]:
+    saved = _saved_dataset(filesystem, root, given)
+    if saved is not None:
+        return saved, []
+    below = {path[len(root) :].lstrip("/"): path for path in filesystem.find(root)}
+    chosen = _select(list(below))
+    if not chosen:
+        example = ", ".join(sorted(below)[:5]) or "nothing"
+        raise _refuse(given, f"the folder holds no file that can be read (it holds {example}).")
+    files = [_file(filesystem, below[name], f"{given.rstrip('/')}/{name}", name) for name in chosen]
+    return files, [f"{given.rstrip('/')}/{name}" for name in sorted(set(below) - set(chosen))]
+
+
+def _is_glob(text: str) -> bool:
+    return any(mark in text for mark in "*?[")
+
+
+def _glob_local(pattern: str) -> list[str]:
+    return sorted(path for path in globbing.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(path))
+
+
+def _glob(filesystem: Any, root: str, given: str) -> list[SourceFile]:
+    if "://" in given or "::" in given:
+        paths = [path for path in sorted(filesystem.glob(root)) if filesystem.isfile(path)]
+        named = [(path, filesystem.unstrip_protocol(path)) for path in paths]
+    else:
+        named = [(os.path.abspath(path), path) for path in _glob_local(given)]
+    if not named:
+        raise _refuse(given, "no file matches this pattern.")
+    return [_file(filesystem, path, source, os.path.basename(path)) for path, source in named]
+
+
+def _expand(given: str) -> tuple[list[SourceFile], list[str]]:
+    filesystem, root = url_to_fs(os.path.expanduser(given) if "://" not in given else given)
+    if filesystem.isfile(root):
+        return [_file(filesystem, root, given, os.path.basename(root.rstrip("/")))], []
+    if filesystem.isdir(root):
+        return _folder(filesystem, root.rstrip("/"), given)
+    if _is_glob(given):
+        return _glob(filesystem, root, given), []
+    if filesystem.exists(root):
+        return [_file(filesystem, root, given, os.path.basename(root))], []
+    hint = " A dataset on the Hugging Face hub must be saved to a folder first, or given as hf://datasets/…"
+    raise _refuse(given, "there is no such file or folder." + (hint if given.count("/") == 1 else ""))
+
+
+def _guarded(given: str, action: Callable[[str], tuple[list[SourceFile], list[str]]]) -> Any:
+    try:
+        return action(given)
+    except PermissionError as error:
+        raise CorpusError(f"{given}: no permission to read it ({error}); change its permissions.") from error
+    except ImportError as error:
+        raise CorpusError(f"{given}: this kind of URL needs another package: {error}") from error
+    except (OSError, ValueError) as error:
+        raise _refuse(given, f"it cannot be opened: {error}") from error
+
+
+def find_files(data: Sequence[str]) -> Listing:
+    """The files that `data` names, in order; folders are read recursively and sorted.
+
+    Raises:
+        CorpusError: Something is missing, matches nothing or may not be read.
+    """
+    files: list[SourceFile] = []
+    ignored: list[str] = []
+    for given in data:
+        found, rest = _guarded(given, _expand)
+        files.extend(found)
+        ignored.extend(rest)
+    return Listing(tuple(files), tuple(ignored))
