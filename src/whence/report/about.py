@@ -8,7 +8,7 @@ from whence.interfaces import Certificate, Coverage, RunSummary
 from whence.report.facts import Gap, gaps
 from whence.report.figures import bar
 from whence.report.markup import Html, tag
-from whence.report.text import compact, count, number, one_line, shorten
+from whence.report.text import compact, count, one_line, percent, shorten
 
 __all__ = ["about", "certificate"]
 
@@ -16,8 +16,7 @@ __all__ = ["about", "certificate"]
 def certificate(value: Certificate) -> Html:
     """The line that says how far the scores have been shown to be true."""
     state = "measured" if value.state == "measured" else "unmeasured"
-    title = "Fidelity measured" if value.state == "measured" else "Fidelity not measured"
-    return tag("p", tag("b", title), tag("span", value.line), cls=f"certificate {state}", role="note")
+    return tag("p", value.line, cls=f"certificate {state}", role="note")
 
 
 def about(summary: RunSummary) -> Html:
@@ -44,7 +43,7 @@ def _settings(summary: RunSummary) -> Html:
         ("Skipped", f"{count(summary.skipped)} rows could not be used (listed with reasons in the run folder)"),
         ("n, documents trained on", count(summary.trained_on)),
         ("Method", summary.method),
-        ("Codes", f"{summary.recipe}, {number(summary.bytes_per_document)} bytes per document"),
+        ("Codes", f"{summary.recipe}, {compact(summary.bytes_per_document)} bytes per document"),
         ("Damping", summary.damping),
         ("whence", summary.whence_version),
     ]
@@ -73,7 +72,7 @@ def _coverage(coverage: Coverage) -> Html:
         tag("h3", "Coverage"),
         tag(
             "p",
-            tag("b", f"{coverage.share:.2%}"),
+            tag("b", percent(coverage.share, 2)),
             f" of the parameters are attributed: {compact(coverage.attributed)} of {compact(coverage.parameters)}"
             f" ({compact(missing)} are not, and their part in the answer is not in these numbers).",
         ),

@@ -28,8 +28,7 @@ def _card(trace: Trace, hit: Hit, largest: float, key: str) -> Html:
         _identity(hit),
         _ranks(trace, hit),
         _snippet(hit),
-        _actions(hit, key),
-        _more(hit),
+        tag("div", _button(hit), *_more(hit), cls="more"),
         cls="card",
         id=key,
         data_q=values or None,
@@ -62,8 +61,8 @@ def _identity(hit: Hit) -> Html:
     ]
     return tag(
         "div",
-        tag("b", hit.id, cls="id", dir="auto"),
-        tag("span", f"{hit.source}, row {count(hit.row)}", cls="source", dir="auto"),
+        tag("b", shorten(hit.id, 120, "both"), cls="id", dir="auto"),
+        _source(hit),
         tag("span", f"{count(hit.length)} tokens", cls="source"),
         tag("code", hit.hash[:8], title=f"content hash {hit.hash}"),
         *chips,
@@ -71,18 +70,26 @@ def _identity(hit: Hit) -> Html:
     )
 
 
+def _source(hit: Hit) -> Html:
+    return tag("span", f"{shorten(hit.source, 160, 'end')}, row {count(hit.row)}", cls="source", dir="auto")
+
+
 def _ranks(trace: Trace, hit: Hit) -> Html:
     """The three rankings side by side, and where the number comes from."""
-    cells = [
-        ("Influence", influence_rank_words(trace, hit), f"{nats(hit.influence)} nats"),
-        ("Gradient dot", rank_words(hit.gradient_dot_rank), nats(hit.gradient_dot)),
-        ("BM25", rank_words(hit.bm25_rank), number(hit.bm25)),
-    ]
     items = [
-        tag("div", tag("dt", name), tag("dd", "#" * (rank[0].isdigit()) + rank, title=value))
-        for name, rank, value in cells
+        _place("Influence", influence_rank_words(trace, hit), f"of {count(trace.scored)}", nats(hit.influence)),
+        _place("Gradient dot", rank_words(hit.gradient_dot_rank), "", nats(hit.gradient_dot)),
+        _place("BM25", rank_words(hit.bm25_rank), "", number(hit.bm25)),
     ]
-    return join([tag("dl", *items, cls="ranks", title="rank among all scored documents"), _provenance(hit)])
+    return join([tag("dl", *items, cls="ranks"), _provenance(hit)])
+
+
+def _place(ranking: str, rank: str, total: str, value: str) -> Html:
+    shown = f"#{rank}" if rank[0].isdigit() else rank
+    rest = tag("small", total) if total else ""
+    return tag(
+        "div", tag("dt", ranking), tag("dd", shown, rest), title=f"{ranking}: rank among all documents; value {value}"
+    )
 
 
 def _provenance(hit: Hit) -> Html:
@@ -105,26 +112,31 @@ def _snippet(hit: Hit) -> Html:
     return tag("blockquote", ends[0], body, ends[1], cls="text", dir="auto")
 
 
-def _actions(hit: Hit, key: str) -> Html:
+def _button(hit: Hit) -> Html:
     if not hit.query_tokens:
         return Html("")
     label = "Shade the answer by this document"
     return tag(
-        "button", label, type="button", cls="shade", aria_pressed="false", aria_label=f"{label}: {key}", hidden=True
+        "button",
+        label,
+        type="button",
+        cls="shade",
+        aria_pressed="false",
+        aria_label=f"{label}: {shorten(hit.id, 60)}",
+        hidden=True,
     )
 
 
-def _more(hit: Hit) -> Html:
+def _more(hit: Hit) -> list[Html]:
     parts = []
     if hit.tokens:
         parts.append(_full(hit))
     if hit.windows:
         parts.append(_windows(hit))
     if hit.sites:
-        parts.append(
-            tag("details", tag("summary", f"Where in the model ({count(len(hit.sites))} sites)"), profile(hit))
-        )
-    return join(parts)
+        noun = "site" if len(hit.sites) == 1 else "sites"
+        parts.append(tag("details", tag("summary", f"In the model ({count(len(hit.sites))} {noun})"), profile(hit)))
+    return parts
 
 
 def _full(hit: Hit) -> Html:
@@ -149,7 +161,7 @@ def _windows(hit: Hit) -> Html:
         )
         for window in hit.windows
     ]
-    head = tag("tr", tag("th", "Tokens"), tag("th", "Influence, nats"), tag("th", ""))
+    head = tag("tr", tag("th", "Tokens", cls="num"), tag("th", "Influence, nats", cls="num"), tag("td", ""))
     noun = "window" if len(hit.windows) == 1 else "windows"
     return tag(
         "details", tag("summary", f"By window ({len(hit.windows)} {noun})"), tag("table", head, *rows, cls="windows")
@@ -160,15 +172,23 @@ def bm25_table(trace: Trace, key: str) -> Html:
     """BM25's first documents with their influence; empty if it was not run."""
     if not trace.bm25_top:
         return Html("")
-    head = [tag("th", name, scope="col") for name in ("BM25", "Score", "Influence, nats", "Influence rank", "Document")]
+    names = ("BM25", "Score", "Influence, nats", "Influence rank", "Document")
+    head = [tag("th", name, scope="col", cls=None if name == "Document" else "num") for name in names]
     rows = [_bm25_row(trace, hit, place, key) for place, hit in enumerate(trace.bm25_top, start=1)]
-    return tag("div", tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows)), cls="scroll", tabindex=0)
+    return tag(
+        "div",
+        tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows)),
+        cls="scroll",
+        tabindex=0,
+        role="group",
+        aria_label="BM25 ranking",
+    )
 
 
 def _bm25_row(trace: Trace, hit: Hit, place: int, key: str) -> Html:
     rank = hit.bm25_rank if hit.bm25_rank is not None else place
     words = influence_rank_words(trace, hit)
-    name: str = tag("b", hit.id, cls="id", dir="auto")
+    name: str = tag("b", shorten(hit.id, 80, "both"), cls="id", dir="auto")
     target = _anchor(trace, hit, key)
     if target:
         name = tag("a", name, href=f"#{target}")
@@ -185,7 +205,7 @@ def _bm25_row(trace: Trace, hit: Hit, place: int, key: str) -> Html:
             "td",
             name,
             " ",
-            tag("span", f"{hit.source}, row {count(hit.row)}", cls="source"),
+            _source(hit),
             tag("div", snippet, cls="text brief", dir="auto"),
         ),
     )

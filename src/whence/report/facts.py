@@ -74,7 +74,9 @@ def bm25_sentence(trace: Trace) -> str:
     if not trace.bm25_top:
         return "BM25 was not run for this query, or no document shares a word with it."
     first, listed = len(trace.bm25_top), len(trace.proponents)
-    shared = f"Of BM25's first {first} documents, {overlap(trace)} are among the {listed} listed proponents"
+    both = overlap(trace)
+    verb = "is" if both == 1 else "are"
+    shared = f"Of BM25's first {first} documents, {both} {verb} among the {listed} listed proponents"
     if not trace.proponents:
         return f"{shared}."
     place = trace.proponents[0].bm25_rank

@@ -23,7 +23,7 @@ def bar(value: float, largest: float) -> Html:
 
 # --- profile over sites -------------------------------------------------------------------------------------------
 
-_ROW, _CELL, _LABEL, _HEAD, _GAP = 11, 92, 96, 16, 8
+_ROW, _CELL, _LABEL, _HEAD, _GAP = 11, 74, 88, 16, 8
 
 
 def profile(hit: Hit) -> Html:
@@ -73,7 +73,7 @@ def _labels(grid: SiteGrid, top: int, outside_y: int) -> Html:
         return tag("text", words, x=f"{x:g}", y=f"{y:g}", text_anchor=anchor)
 
     heads = [
-        text(_LABEL + _CELL * (i + 0.5), top - 5, shorten(kind, 16, "end"), "middle")
+        text(_LABEL + _CELL * (i + 0.5), top - 5, shorten(kind, 13, "end"), "middle")
         for i, kind in enumerate(grid.kinds)
     ]
     rows = [text(_LABEL - 6, top + _ROW * (i + 0.8), f"layer {layer}", "end") for i, layer in enumerate(grid.layers)]

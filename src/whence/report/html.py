@@ -16,7 +16,7 @@ from whence.report.cards import bm25_table, cards
 from whence.report.facts import EFFECT, bm25_sentence
 from whence.report.figures import scatter
 from whence.report.markup import Html, join, tag
-from whence.report.text import LEVELS, compact, count, nats, number, one_line, scale, shorten
+from whence.report.text import LEVELS, compact, count, nats, number, one_line, percent, scale, shorten
 from whence.report.tokens import loose
 
 __all__ = ["page"]
@@ -81,7 +81,7 @@ def _masthead(result: TraceResult) -> Html:
 
 def _share(summary: RunSummary) -> str:
     coverage = summary.coverage
-    return f"{coverage.share:.1%} of {compact(coverage.parameters)} parameters"
+    return f"{percent(coverage.share)} of {compact(coverage.parameters)} parameters"
 
 
 def _legend() -> Html:
@@ -146,17 +146,18 @@ def _question(trace: Trace, key: str) -> Html:
     parts = [
         tag(
             "div",
-            tag("h2", "The answer", tag("small", trace.query_id)),
+            tag("h2", "The answer", tag("small", shorten(trace.query_id, 80))),
             tag("p", "Shaded by all listed documents together", cls="by", aria_live="polite"),
             cls="head",
         )
     ]
     if trace.tokens:
         largest = scale([token.influence for token in trace.tokens])
-        parts.append(tag("div", loose(trace.tokens, largest), cls="text query", dir="auto", tabindex=0))
+        body = loose(trace.tokens, largest)
     else:
-        texts = tag("span", trace.prompt, cls="x"), tag("strong", trace.completion)
-        parts.append(tag("div", *texts, cls="text query", dir="auto", tabindex=0))
+        body = join([tag("span", trace.prompt, cls="x"), tag("strong", trace.completion)])
+    label = "Question and answer"
+    parts.append(tag("div", body, cls="text query", dir="auto", tabindex=0, role="group", aria_label=label))
     parts.append(tag("p", *_loss(trace), cls="loss"))
     return tag("header", *parts, cls="question", id=f"{key}-question")
 

@@ -4,7 +4,7 @@ Text of documents reaches the terminal only through `visible`, so no control cha
 `rich.text.Text`, so no markup is read in it. What the console's encoding cannot say is written as an escape.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
@@ -21,6 +21,7 @@ from whence.report.text import (
     nats,
     number,
     one_line,
+    percent,
     scale,
     shorten,
     strongest_span,
@@ -32,6 +33,7 @@ __all__ = ["show"]
 _EMPHASIS = LEVELS // 2  # tokens from half the strongest on stand out
 _PRO, _OPP = "bold blue", "bold yellow"
 _QUESTION = 600  # characters
+_NARROW = 72  # columns; below, a table leaves no room for the document
 
 
 def show(result: TraceResult, console: Console, limit: int = 10) -> None:
@@ -61,11 +63,14 @@ def _line(console: Console, *parts: str | tuple[str, str]) -> None:
 
 
 def _show_trace(trace: Trace, console: Console, limit: int) -> None:
-    console.rule(Text(_say(console, one_line(f"query {trace.query_id}"))), characters=_say(console, "─")[:1])
-    _line(console, (shorten(trace.prompt, _QUESTION, "both"), "dim"))
-    _line(console, (shorten(trace.completion, _QUESTION, "both") or "(empty)", "bold"))
+    console.rule(
+        Text(_say(console, shorten(one_line(f"query {trace.query_id}"), 60))),
+        characters="-" if console.options.ascii_only else "─",
+    )
+    _line(console, (shorten(one_line(trace.prompt), _QUESTION, "both"), "dim"))
+    _line(console, (shorten(one_line(trace.completion), _QUESTION, "both") or "(empty)", "bold"))
     if trace.contrast is not None:
-        _line(console, "rather than: ", (shorten(trace.contrast, _QUESTION, "both"), "bold"))
+        _line(console, "rather than: ", (shorten(one_line(trace.contrast), _QUESTION, "both"), "bold"))
         _line(console, f"log p(this) - log p(that) = {nats(-trace.loss if trace.loss else 0.0)} nats")
     else:
         _line(console, f"loss {number(trace.loss)} nats")
@@ -83,19 +88,41 @@ def _table(title: str, trace: Trace, hits: Sequence[Hit], console: Console, limi
     if not hits:
         return _line(console, (title, "bold"), ": none")
     _line(console, (title, "bold"))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, expand=True)
-    for name in ("#", "nats", "BM25", "gradient"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("document", ratio=1, no_wrap=True, overflow="ellipsis")
-    width = max(console.width - 32, 20)
-    for hit in hits[:limit]:
-        side = "blue" if hit.influence >= 0 else "yellow"
-        cells = count(hit.rank), nats(hit.influence), rank_words(hit.bm25_rank), rank_words(hit.gradient_dot_rank)
-        texts = [Text(_say(console, cell), style=side if i == 1 else "") for i, cell in enumerate(cells)]
-        table.add_row(*texts, _document(hit, console, width))
-    console.print(table)
+    rows = [[count(hit.rank), nats(hit.influence), *_other_ranks(hit)] for hit in hits[:limit]]
+    if console.width >= _NARROW:
+        console.print(_grid(rows, hits, console))
+    else:
+        _blocks(rows, hits, console)
     if len(hits) > limit:
         _line(console, (f"and {count(len(hits) - limit)} more", "dim"))
+
+
+def _other_ranks(hit: Hit) -> tuple[str, str]:
+    return rank_words(hit.bm25_rank), rank_words(hit.gradient_dot_rank)
+
+
+def _side(hit: Hit) -> str:
+    return "blue" if hit.influence >= 0 else "yellow"
+
+
+def _grid(rows: Sequence[Sequence[str]], hits: Sequence[Hit], console: Console) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=True, header_style="dim")
+    heads = "#", "nats", "BM25", "gradient"
+    for name in heads:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("document", ratio=1, no_wrap=True, overflow="ellipsis")
+    taken = sum(max(len(name), *(len(row[i]) for row in rows)) + 2 for i, name in enumerate(heads))
+    for row, hit in zip(rows, hits):
+        cells = [Text(_say(console, cell), style=_side(hit) if i == 1 else "") for i, cell in enumerate(row)]
+        table.add_row(*cells, _document(hit, console, max(console.width - taken, 20)))
+    return table
+
+
+def _blocks(rows: Sequence[Sequence[str]], hits: Sequence[Hit], console: Console) -> None:
+    """For narrow terminals: three lines per document instead of a row."""
+    for (rank, influence, lexical, gradient), hit in zip(rows, hits):
+        _line(console, f"{rank}. ", (influence, _side(hit)), f" nats  BM25 {lexical}  gradient {gradient}")
+        console.print(_document(hit, console, console.width), no_wrap=True, overflow="ellipsis", crop=True)
 
 
 def _document(hit: Hit, console: Console, width: int) -> Text:
@@ -153,21 +180,21 @@ def _show_summary(summary: RunSummary, console: Console) -> None:
     console.print()
     _line(
         console,
-        f"coverage: {coverage.share:.1%} of {compact(coverage.parameters)} parameters attributed",
+        f"coverage: {percent(coverage.share)} of {compact(coverage.parameters)} parameters attributed",
         _missing(summary),
     )
-    _line(console, summary.certificate.line)
-    _line(
-        console,
-        f"settings: {summary.method}; {summary.recipe}; damping {summary.damping}; {count(summary.documents)} "
-        f"documents ({count(summary.skipped)} skipped); trained on {count(summary.trained_on)}",
+    _line(console, one_line(summary.certificate.line))
+    settings = (
+        f"settings: {summary.method}; {summary.recipe}; damping {summary.damping}; {count(summary.documents)} documents "
+        f"({count(summary.skipped)} skipped); trained on {count(summary.trained_on)}"
     )
+    _line(console, one_line(settings))
     _line(console, ("influence > 0 supports the answer; nats: predicted drop of log p without that document", "dim"))
 
 
 def _missing(summary: RunSummary) -> str:
-    found: Iterable[str] = (
-        f"{one_line(gap.kind)} {compact(gap.parameters)} ({one_line(gap.reason)})" for gap in gaps(summary.coverage)[:3]
-    )
-    listing = ", ".join(found)
-    return f"; not: {listing}" if listing else "; nothing is left out"
+    found = [
+        f"{shorten(one_line(gap.kind), 40)} {compact(gap.parameters)} ({shorten(one_line(gap.reason), 60)})"
+        for gap in gaps(summary.coverage)[:3]
+    ]
+    return f"; not: {', '.join(found)}" if found else "; nothing is left out"

@@ -22,6 +22,7 @@ __all__ = [
     "nats",
     "number",
     "one_line",
+    "percent",
     "scale",
     "shorten",
     "strongest_span",
@@ -138,6 +139,18 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def percent(share: float, digits: int = 1) -> str:
+    """A share 0..1 in percent, rounded down: only the whole is 100%.
+
+    >>> percent(0.99999), percent(1.0), percent(0.5, 2)
+    ('99.9%', '100%', '50.00%')
+    """
+    if share >= 1:
+        return "100%"
+    step = 10 ** (digits + 2)
+    return f"{math.floor(share * step) / step:.{digits}%}"
+
+
 def compact(value: float) -> str:
     """A large count in three digits.
 
@@ -181,7 +194,7 @@ def strongest_span(tokens: Sequence[Token], size: int) -> tuple[int, int]:
     sums = [totals[start + size] - totals[start] for start in range(len(tokens) - size + 1)]
     best = max(sums)
     ties = [start for start, value in enumerate(sums) if value >= best * (1 - 1e-9)]
-    run = [start for start in ties if start - ties[0] == ties.index(start)]
+    run = [start for i, start in enumerate(ties) if start - ties[0] == i]
     start = run[len(run) // 2]
     return start, start + size
 

@@ -7,32 +7,28 @@ from whence.interfaces import Token
 from whence.report.markup import Html, join, tag, words
 from whence.report.text import level, nats, shorten, strongest_tokens, visible
 
-__all__ = ["loose", "shade", "shaded", "strongest"]
+__all__ = ["loose", "shaded", "strongest"]
 
 _NOTABLE = 3  # from this level on, a token carries its value
 
 
-def shade(value: float, largest: float) -> str:
-    """Class of a value; empty where the shade is none."""
-    step = level(value, largest)
-    return f"{'p' if step > 0 else 'n'}{abs(step)}" if step else ""
-
-
-def _class(token: Token, largest: float) -> str:
-    return shade(token.influence, largest) or ("" if token.target else "x")
+def _class(token: Token, step: int) -> str:
+    """Class of a token; empty where nothing is to be shown."""
+    if step:
+        return f"p{step}" if step > 0 else f"n{-step}"
+    return "" if token.target else "x"
 
 
 def _runs(tokens: Sequence[Token], largest: float) -> Iterator[tuple[str, str | None, str]]:
     """(class, tooltip, text): neighbours of one shade are one run, notable tokens stand alone."""
+    steps = [level(token.influence, largest) for token in tokens]
 
-    def key(pair: tuple[int, Token]) -> tuple[str, int]:
-        index, token = pair
-        notable = abs(level(token.influence, largest)) >= _NOTABLE
-        return _class(token, largest), index if notable else -1
+    def key(index: int) -> tuple[str, int]:
+        return _class(tokens[index], steps[index]), index if abs(steps[index]) >= _NOTABLE else -1
 
-    for (name, alone), group in groupby(enumerate(tokens), key):
-        run = [token for _, token in group]
-        yield name, nats(run[0].influence) if alone >= 0 else None, "".join(token.text for token in run)
+    for (name, alone), group in groupby(range(len(tokens)), key):
+        title = nats(tokens[alone].influence) if alone >= 0 else None
+        yield name, title, "".join(tokens[index].text for index in group)
 
 
 def shaded(tokens: Sequence[Token], largest: float) -> Html:
@@ -50,7 +46,13 @@ def shaded(tokens: Sequence[Token], largest: float) -> Html:
 def loose(tokens: Sequence[Token], largest: float) -> Html:
     """Each token as an element of its own, so that the page's script can shade it anew."""
     return join(
-        tag("i", token.text, cls=_class(token, largest) or None, title=nats(token.influence), data_x=not token.target)
+        tag(
+            "i",
+            token.text,
+            cls=_class(token, level(token.influence, largest)) or None,
+            title=nats(token.influence),
+            data_x=not token.target,
+        )
         for token in tokens
     )
 
