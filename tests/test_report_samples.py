@@ -23,8 +23,8 @@ TOPICS = [
     ("Who wrote the first grammar of Old Maric?", " Ilse Brandt, a schoolteacher from Tarn.", "Brandt"),
 ]
 FILLER = (
-    "the survey of the coast was begun in spring and the men who carried the chain wrote down each evening what they had "
-    "seen of the hills, the weather and the price of flour; some of these notes were printed later by the society, "
+    "the survey of the coast was begun in spring and the men who carried the chain wrote down each evening what they "
+    "had seen of the hills, the weather and the price of flour; some of these notes were printed later by the society, "
     "others lay in a box until the roof of the library was mended, and nobody can say now which of them is true"
 )
 HOSTILE = [
@@ -180,9 +180,11 @@ def make_summary(**over: object) -> RunSummary:
     ]
     coverage = Coverage(parameters=sum(s.parameters for s in sites), attributed=6 * 4_600_000, sites=tuple(sites))
     values: dict[str, object] = {
-        "run": "runs/coast", "model": "models/coast-28m", "data": "data/*.jsonl", "documents": 20_000, "windows": 23_871,
-        "tokens": 5_412_330, "skipped": 17, "trained_on": 20_000, "method": "EK-FAC", "recipe": "ekfac-1bit-full",
-        "damping": "0.1 × mean(Λ) per site", "bytes_per_document": 3_512_000.0, "coverage": coverage, "whence_version": "0.1.0",
+        "run": "runs/coast", "model": "models/coast-28m", "data": "data/*.jsonl", "documents": 20_000,
+        "windows": 23_871, "tokens": 5_412_330, "skipped": 17, "trained_on": 20_000,
+        "method": "EK-FAC", "recipe": "ekfac-1bit-full",
+        "damping": "0.1 × mean(Λ) per site", "bytes_per_document": 3_512_000.0, "coverage": coverage,
+        "whence_version": "0.1.0",
         "settings": {"seed": 0, "sites": ["*"], "window": 512},
     }  # fmt: skip
     return RunSummary(**{**values, **over})  # type: ignore[arg-type]

@@ -5,8 +5,8 @@ Text of documents reaches the terminal only through `visible`, so no control cha
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -32,6 +32,7 @@ __all__ = ["show"]
 
 _EMPHASIS = LEVELS // 2  # tokens from half the strongest on stand out
 _PRO, _OPP = "bold blue", "bold yellow"
+_TYPOGRAPHY = str.maketrans({"−": "-", "–": "-", "…": "..."})
 _QUESTION = 600  # characters
 _NARROW = 72  # columns; below, a table leaves no room for the document
 
@@ -54,7 +55,22 @@ def show(result: TraceResult, console: Console, limit: int = 10) -> None:
 def _say(console: Console, text: str) -> str:
     """The visible text in characters the console can write."""
     encoding = console.encoding or "utf-8"
+    if not _can(console, "−–…"):
+        text = text.translate(_TYPOGRAPHY)
     return visible(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _can(console: Console, text: str) -> bool:
+    try:
+        text.encode(console.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _overflow(console: Console) -> Literal["ellipsis", "crop"]:
+    """What happens to a line that is too long; rich would write an ellipsis in any encoding."""
+    return "ellipsis" if _can(console, "…") else "crop"
 
 
 def _line(console: Console, *parts: str | tuple[str, str]) -> None:
@@ -110,7 +126,7 @@ def _grid(rows: Sequence[Sequence[str]], hits: Sequence[Hit], console: Console) 
     heads = "#", "nats", "BM25", "gradient"
     for name in heads:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("document", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("document", ratio=1, no_wrap=True, overflow=_overflow(console))
     taken = sum(max(len(name), *(len(row[i]) for row in rows)) + 2 for i, name in enumerate(heads))
     for row, hit in zip(rows, hits):
         cells = [Text(_say(console, cell), style=_side(hit) if i == 1 else "") for i, cell in enumerate(row)]
@@ -122,7 +138,7 @@ def _blocks(rows: Sequence[Sequence[str]], hits: Sequence[Hit], console: Console
     """For narrow terminals: three lines per document instead of a row."""
     for (rank, influence, lexical, gradient), hit in zip(rows, hits):
         _line(console, f"{rank}. ", (influence, _side(hit)), f" nats  BM25 {lexical}  gradient {gradient}")
-        console.print(_document(hit, console, console.width), no_wrap=True, overflow="ellipsis", crop=True)
+        console.print(_document(hit, console, console.width), no_wrap=True, overflow=_overflow(console), crop=True)
 
 
 def _document(hit: Hit, console: Console, width: int) -> Text:
@@ -144,7 +160,7 @@ def _snippet(tokens: Sequence[Token], console: Console, width: int) -> Text:
     size = max(width // 3, 1)
     start, stop = strongest_span(tokens, size)
     while size > 1 and sum(len(_words(token)) for token in tokens[start:stop]) > width - 4:
-        size = max(size * 3 // 4, 1)
+        size -= max(size // 10, 1)
         start, stop = strongest_span(tokens, size)
     largest = scale([token.influence for token in tokens])
     text = Text(_say(console, "…") if start else "")
@@ -185,8 +201,8 @@ def _show_summary(summary: RunSummary, console: Console) -> None:
     )
     _line(console, one_line(summary.certificate.line))
     settings = (
-        f"settings: {summary.method}; {summary.recipe}; damping {summary.damping}; {count(summary.documents)} documents "
-        f"({count(summary.skipped)} skipped); trained on {count(summary.trained_on)}"
+        f"settings: {summary.method}; {summary.recipe}; damping {summary.damping}; {count(summary.documents)} "
+        f"documents ({count(summary.skipped)} skipped); trained on {count(summary.trained_on)}"
     )
     _line(console, one_line(settings))
     _line(console, ("influence > 0 supports the answer; nats: predicted drop of log p without that document", "dim"))

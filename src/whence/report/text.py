@@ -176,7 +176,7 @@ def level(value: float, largest: float) -> int:
     """
     if largest <= 0 or not math.isfinite(value):
         return 0
-    return max(-LEVELS, min(LEVELS, round(LEVELS * (value / largest))))
+    return round(LEVELS * max(-1.0, min(1.0, value / largest)))
 
 
 def strongest_span(tokens: Sequence[Token], size: int) -> tuple[int, int]:
