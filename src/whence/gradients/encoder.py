@@ -1,0 +1,226 @@
+"""From factors to codes, for documents and for queries, so that their inner product is influence.
+
+In the eigenbasis a document's block is ``z = Q_S^T G Q_A`` and influence is ``sum q z / (Lambda + l)``. A document stores
+P(w * z): whitening weights w, then an orthonormal map P (random signs, Hadamard, perhaps a sketch). A query carries the
+rest, P(q / ((Lambda + l) w)), so the inner product estimates influence without bias whatever w is, and P(q / w) reads the
+plain gradient dot product off the same index. (Apply the full inverse to the query, then sketch both sides with one
+P: Hu et al. 2026, arXiv:2602.10449, has the reasons.)
+
+    whole codes        w = (Lambda + l)^(-1/2), every coordinate
+    Kronecker sketch   w = w_o (x) w_i, the separable part of it, folded into the factor maps: P_o diag(w_o) Q_S^T
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from whence.curvature import SiteCurvature
+from whence.factors import Factors, Side, map_side, total_blocks
+from whence.gradients.recipe import Recipe
+from whence.interfaces import Site
+from whence.projection import SiteLayout, encode, rotate_blocks, signs, srht
+
+__all__ = ["SiteEncoder", "build_encoders"]
+
+
+@dataclass(frozen=True, slots=True)
+class SiteEncoder:
+    """Everything needed to make one site's codes.
+
+    Attributes:
+        site: The site.
+        layout: Where its code lies in a row.
+        curvature: Its basis and eigenvalues.
+        damping: Lambda.
+        left: Map of a document's output gradients [K_o, O], or None.
+        right: Map of its inputs [K_i, I], or None.
+        weights: Whitening and random signs of a document, flat [padded]; zero in padding.
+        signs: Random signs alone, flat [padded].
+        query_weights: What a query is multiplied by in the eigenbasis, [O, I], for influence.
+        plain_weights: The same for the gradient dot product.
+        sketches: (P_o, P_i) of a Kronecker sketch, each None where the side is kept whole.
+        shared: Whether `right` is that of the site's group, so that mapped inputs can be shared.
+    """
+
+    site: Site
+    layout: SiteLayout
+    curvature: SiteCurvature
+    damping: float
+    left: Tensor | None
+    right: Tensor | None
+    weights: Tensor
+    signs: Tensor
+    query_weights: Tensor
+    plain_weights: Tensor
+    sketches: tuple[Tensor | None, Tensor | None]
+    shared: bool
+
+    def document(
+        self, uses: Sequence[Factors], cache: dict[str, Side]
+    ) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
+        """Codes [N, elements] and scales [N, blocks] of N examples.
+
+        Args:
+            uses: Factors of the site's uses.
+            cache: Mapped inputs of this batch by group, filled as they are made.
+        """
+        blocks = self._flat(total_blocks([self._map(use, cache) for use in uses]))
+        rows = blocks.shape[0]
+        padded = blocks.new_empty(rows, len(self.weights))
+        torch.mul(blocks, self.weights[: self.layout.count], out=padded[:, : self.layout.count])
+        padded[:, self.layout.count :] = 0
+        return encode(self._keep(rotate_blocks(padded, self.layout.block)), self.layout)
+
+    def _map(self, use: Factors, cache: dict[str, Side]) -> Factors:
+        if not self.shared:
+            return use.map(self.left, self.right)
+        if self.site.group not in cache:
+            cache[self.site.group] = map_side(use.inputs, self.right)
+        return Factors(cache[self.site.group], map_side(use.grads, self.left))
+
+    def query(self, blocks: Tensor, plain: bool = False) -> Tensor:
+        """Full-precision vectors [Q, stored] of query gradients.
+
+        Args:
+            blocks: Gradients of -log p, [Q, O, I].
+            plain: For the gradient dot product instead of influence.
+        """
+        turned = self.curvature.rotate(blocks) * (self.plain_weights if plain else self.query_weights)
+        outputs, inputs = self.sketches
+        if outputs is not None:
+            turned = outputs.to(turned.dtype) @ turned
+        if inputs is not None:
+            turned = turned @ inputs.T.to(turned.dtype)
+        flat = self._flat(turned)
+        padded = flat.new_zeros(len(flat), len(self.signs))
+        padded[:, : self.layout.count] = flat * self.signs[: self.layout.count]
+        return self._keep(rotate_blocks(padded, self.layout.block)) * (self.layout.block / self.layout.kept)
+
+    def _flat(self, blocks: Tensor) -> Tensor:
+        """[N, K_o, K_i] to [N, count], one token's coordinates side by side where a side is the vocabulary."""
+        if self.site.vocabulary == "inputs":
+            blocks = blocks.transpose(1, 2)
+        return blocks.reshape(len(blocks), -1)
+
+    def _keep(self, rotated: Tensor) -> Tensor:
+        if self.layout.kept == self.layout.block:
+            return rotated
+        shaped = rotated.reshape(len(rotated), self.layout.blocks, self.layout.block)
+        return shaped[:, :, : self.layout.kept].flatten(1)
+
+
+def separable_weights(eigenvalues: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """The rank-one part of ``(Lambda + l)^(-1/2)``: output weights [O] and input weights [I].
+
+    From the marginal means of Lambda with factored damping: ``(o/m + s)(i/m + s) m`` with ``s = sqrt(l/m)``, m the mean.
+    """
+    mean = eigenvalues.mean()
+    if mean <= 0:
+        one = eigenvalues.new_ones(())
+        return one.expand(eigenvalues.shape[0]) * damping**-0.5, one.expand(eigenvalues.shape[1])
+    shift = (damping / mean).sqrt()
+    outputs = eigenvalues.mean(1) / mean + shift
+    inputs = eigenvalues.mean(0) / mean + shift
+    return (outputs * mean).rsqrt(), inputs.rsqrt()
+
+
+def build_encoders(
+    sites: Sequence[Site],
+    curvatures: Mapping[str, SiteCurvature],
+    dampings: Mapping[str, float],
+    recipe: Recipe,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, SiteEncoder]:
+    """Encoders of all sites under one recipe.
+
+    Args:
+        sites: The sites.
+        curvatures: Fitted curvature by site.
+        dampings: Lambda by site.
+        recipe: A resolved recipe.
+        device: Where documents are encoded.
+        dtype: float32, or float64 for tests.
+    """
+    layouts = {layout.name: layout for layout in recipe.layout(sites)}
+    shared_right: dict[tuple[str, int], Tensor | None] = {}
+    return {
+        site.name: _build(
+            site, curvatures[site.name], dampings[site.name], recipe, layouts[site.name], device, dtype, shared_right
+        )
+        for site in sites
+    }
+
+
+def _build(
+    site: Site,
+    curvature: SiteCurvature,
+    damping: float,
+    recipe: Recipe,
+    layout: SiteLayout,
+    device: torch.device,
+    dtype: torch.dtype,
+    shared_right: dict[tuple[str, int], Tensor | None],
+) -> SiteEncoder:
+    here = curvature.to(device, dtype)
+    size = layout.blocks * layout.block
+    plus_minus = torch.from_numpy(signs(recipe.seed, site.name, size)).to(device, dtype)
+    shape = recipe.sketch_shape(site)
+    whole = shape == (site.outputs, site.inputs)
+    damped = here.eigenvalues + damping
+    if whole:
+        whitening = damped.rsqrt()
+        left, right = _transpose(here.outputs), _transpose(here.inputs)
+        sketches: tuple[Tensor | None, Tensor | None] = (None, None)
+        weights = _flatten(whitening, site)
+    else:
+        outputs, inputs = separable_weights(here.eigenvalues, damping)
+        whitening = outputs[:, None] * inputs
+        sketches = _sketches(site, shape, recipe.seed, device, dtype)
+        left = _folded(sketches[0], outputs, here.outputs)
+        right = _folded(sketches[1], inputs, here.inputs)
+        weights = plus_minus.new_ones(layout.count)
+    padded = plus_minus.new_zeros(size)
+    padded[: layout.count] = weights * plus_minus[: layout.count]
+    return SiteEncoder(
+        site=site,
+        layout=layout,
+        curvature=here,
+        damping=damping,
+        left=left,
+        right=right,
+        weights=padded,
+        signs=plus_minus,
+        query_weights=1.0 / (damped * whitening),
+        plain_weights=1.0 / whitening,
+        sketches=sketches,
+        shared=whole and len(site.uses) == 1,
+    )
+
+
+def _transpose(basis: Tensor | None) -> Tensor | None:
+    return None if basis is None else basis.T.contiguous()
+
+
+def _flatten(weights: Tensor, site: Site) -> Tensor:
+    return (weights.T if site.vocabulary == "inputs" else weights).reshape(-1)
+
+
+def _sketches(
+    site: Site, shape: tuple[int, int], seed: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None]:
+    sides = []
+    for kept, size, side in ((shape[0], site.outputs, "outputs"), (shape[1], site.inputs, "inputs")):
+        sketch = None if kept == size else srht(kept, size, seed, f"{site.name}/{side}").to(device, dtype)
+        sides.append(sketch)
+    return sides[0], sides[1]
+
+
+def _folded(sketch: Tensor | None, weights: Tensor, basis: Tensor | None) -> Tensor:
+    """``P diag(w) Q^T``, with missing parts left out."""
+    scaled = torch.diag(weights) if sketch is None else sketch * weights
+    return (scaled if basis is None else scaled @ basis.T).contiguous()

@@ -1,0 +1,184 @@
+"""The passes over documents: covariances, eigenvalues, codes, exact scores, token-wise scores.
+
+Each is a function of a `Runner` and a batch that adds to, or returns, plain tensors; none knows where batches come
+from or where results go. Matrix products of documents may run in fast precision; those of queries never do.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from whence.curvature import Covariances, SiteCurvature, add_squares
+from whence.factors import Factors, OneHot, Side, map_side, total_blocks
+from whence.gradients.encoder import SiteEncoder
+from whence.gradients.runner import Examples, Precision, Runner, products
+from whence.interfaces import Site
+from whence.projection import SiteLayout, code_dtype
+
+__all__ = [
+    "add_covariances",
+    "add_eigenvalue_squares",
+    "encode_documents",
+    "exact_scores",
+    "gradient_blocks",
+    "token_scores",
+]
+
+
+def add_covariances(runner: Runner, examples: Examples, sums: Covariances, seed: int, precision: Precision) -> None:
+    """Add a batch's second moments, with labels drawn from the model."""
+    sums.start_batch()
+
+    def consume(site: Site, uses: list[Factors], mask: Tensor | None) -> None:
+        with products(precision):
+            sums.add(site, uses, mask)
+
+    runner.tokens(examples, consume, ("covariance", seed))
+
+
+def add_eigenvalue_squares(
+    runner: Runner,
+    examples: Examples,
+    bases: Mapping[str, SiteCurvature],
+    squares: dict[str, Tensor],
+    seed: int,
+    precision: Precision,
+) -> None:
+    """Add a batch's squared gradients in the eigenbasis, with labels drawn afresh from the model."""
+    cache: dict[str, Side] = {}
+
+    def consume(site: Site, uses: list[Factors]) -> None:
+        with products(precision):
+            blocks = rotated_blocks(site, uses, bases[site.name], cache)
+            if site.name not in squares:
+                squares[site.name] = blocks.new_zeros(blocks.shape[1:])
+            add_squares(squares[site.name], blocks)
+
+    runner.examples(examples, consume, ("eigenvalues", seed))
+
+
+def rotated_blocks(site: Site, uses: Sequence[Factors], basis: SiteCurvature, cache: dict[str, Side]) -> Tensor:
+    """``Q_S^T G Q_A`` [N, O, I], rotating tokens or blocks, whichever is cheaper; rotated inputs are shared by group."""
+    tokens = max(_length(use) for use in uses)
+    by_token = tokens * (site.outputs**2 + site.inputs**2) < site.size * (site.outputs + site.inputs)
+    if not by_token or basis.outputs is None or basis.inputs is None:
+        one_hot = any(isinstance(use.inputs, OneHot) or isinstance(use.grads, OneHot) for use in uses)
+        if not by_token and not one_hot:
+            return basis.rotate(total_blocks(uses))
+    left = None if basis.outputs is None else basis.outputs.T
+    right = None if basis.inputs is None else basis.inputs.T
+    if len(uses) > 1:
+        return total_blocks([use.map(left, right) for use in uses])
+    if site.group not in cache:
+        cache[site.group] = map_side(uses[0].inputs, right)
+    return Factors(cache[site.group], map_side(uses[0].grads, left)).blocks()
+
+
+def _length(use: Factors) -> int:
+    side = use.grads if isinstance(use.grads, Tensor) else use.inputs
+    return int(cast(Tensor, side).shape[1])
+
+
+def encode_documents(
+    runner: Runner,
+    examples: Examples,
+    encoders: Mapping[str, SiteEncoder],
+    layouts: Sequence[SiteLayout],
+    precision: Precision,
+) -> tuple[NDArray[np.generic], NDArray[np.float32], NDArray[np.float32]]:
+    """Codes [E, elements], scales [E, blocks] and losses [E] (nats) of a batch of documents."""
+    codes = np.zeros((examples.count, layouts[-1].last), dtype=code_dtype(layouts[0].bits))
+    scales = np.zeros((examples.count, layouts[-1].last_scale), dtype=np.float32)
+    cache: dict[str, Side] = {}
+
+    def consume(site: Site, uses: list[Factors]) -> None:
+        encoder = encoders[site.name]
+        at = encoder.layout
+        with products(precision):
+            made = encoder.document(uses, cache)
+        codes[:, at.first : at.last], scales[:, at.first_scale : at.last_scale] = made
+
+    losses = runner.examples(examples, consume)
+    return codes, scales, losses.float().cpu().numpy()
+
+
+def gradient_blocks(runner: Runner, examples: Examples) -> tuple[dict[str, Tensor], Tensor]:
+    """Full-precision weight gradients [E, O, I] of -log p by site, and losses [E]."""
+    out: dict[str, Tensor] = {}
+
+    def consume(site: Site, uses: list[Factors]) -> None:
+        with products("full"):
+            blocks = total_blocks(uses)
+        out[site.name] = blocks if blocks.dtype == torch.float64 else blocks.float()
+
+    losses = runner.examples(examples, consume)
+    for site in runner.sites:  # a site may have seen no gradient at all
+        if site.name not in out:
+            out[site.name] = losses.new_zeros(examples.count, site.outputs, site.inputs)
+    return out, losses
+
+
+def exact_scores(
+    runner: Runner, examples: Examples, targets: Mapping[str, Tensor], per_site: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Inner products of documents' gradients with fixed blocks, running the model.
+
+    Args:
+        runner: Model, sites and loss.
+        examples: A batch of documents.
+        targets: Site -> [M, O, I], for instance preconditioned query gradients.
+        per_site: Keep sites apart.
+
+    Returns:
+        [S or 1, E, M] in the sites' order, and losses [E].
+    """
+    order = {site.name: i if per_site else 0 for i, site in enumerate(runner.sites)}
+    first = next(iter(targets.values()))
+    totals = first.new_zeros(max(order.values()) + 1, examples.count, len(first))
+
+    def consume(site: Site, uses: list[Factors]) -> None:
+        target = targets[site.name]
+        with products("full"):
+            totals[order[site.name]] += sum(_inner(use, target) for use in uses).to(totals)  # type: ignore[union-attr]
+
+    losses = runner.examples(examples, consume)
+    return totals, losses
+
+
+def _inner(use: Factors, target: Tensor) -> Tensor:
+    """[E, M]: blocks once for all targets, or token by token where a side is one-hot and a block would be mostly zero."""
+    if isinstance(use.inputs, OneHot) or isinstance(use.grads, OneHot):
+        return use.against(target.to(use.dtype)).sum(-1).T
+    return use.blocks().flatten(1) @ target.flatten(1).T.to(use.dtype)
+
+
+def token_scores(
+    runner: Runner, examples: Examples, targets: Mapping[str, Tensor]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Inner products with fixed blocks, token by token: a token is an example of length one.
+
+    Args:
+        runner: Model, sites and loss.
+        examples: A batch (not packed) of E examples of T tokens.
+        targets: Site -> [M, O, I].
+
+    Returns:
+        [M, E, T], the share that arises at each position, and [S, M, E] by site; both sum to the same totals.
+    """
+    by_token: list[Tensor] = []
+    by_site: dict[str, Tensor] = {}
+
+    def consume(site: Site, uses: list[Factors]) -> None:
+        with products("full"):
+            shares = cast(Tensor, sum(use.against(targets[site.name].to(use.dtype)) for use in uses)).double()
+        by_site[site.name] = shares.sum(-1)
+        by_token[:] = [shares if not by_token else by_token[0] + shares]
+
+    runner.examples(examples, consume)
+    none = torch.zeros_like(next(iter(by_site.values())))
+    sites = torch.stack([by_site.get(site.name, none) for site in runner.sites])
+    return by_token[0].cpu().numpy(), sites.cpu().numpy()

@@ -1,0 +1,88 @@
+"""What makes one index differ from another: the settings of its codes."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from whence.curvature import Damping
+from whence.interfaces import Site
+from whence.projection import Bits, SiteLayout, block_size, layout_sites
+
+__all__ = ["AUTO_BYTES", "Method", "Recipe"]
+
+Method = Literal["ekfac", "kfac", "diagonal", "identity"]
+AUTO_BYTES = 1 << 20
+"""Codes per document are kept whole up to this size; above it, sites are sketched to fit (``coordinates = auto``)."""
+
+
+class Recipe(BaseModel):
+    """Settings of an index of codes.
+
+    Attributes:
+        method: Curvature: ekfac, kfac, diagonal, or identity (gradient dot).
+        damping: See `whence.curvature.Damping`.
+        bits: Bits per stored coordinate: 1, 8 or 16.
+        projection: none keeps the whole rotated gradient; hadamard keeps a share of each rotated block; kronecker maps
+            the factors to fewer dimensions first, which costs almost no time.
+        coordinates: Coordinates to keep per site with hadamard and kronecker.
+        seed: Seed of the random signs and rows.
+        precision: fast lets matrix products of documents round their inputs to bfloat16 (TF32 on CUDA), which is far
+            below what one bit loses; full does not. Queries are always in full precision.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Method = "ekfac"
+    damping: Damping = Damping()
+    bits: Bits = 1
+    projection: Literal["none", "hadamard", "kronecker"] = "none"
+    coordinates: int | None = Field(default=None, ge=64)
+    seed: int = 0
+    precision: Literal["fast", "full"] = "fast"
+
+    @property
+    def name(self) -> str:
+        """Folder name: what a person wants to see, and a hash of everything."""
+        digest = hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:8]
+        shape = self.projection if self.coordinates is None else f"{self.projection}{self.coordinates}"
+        return f"{self.method}-{self.bits}bit-{shape}-{digest}"
+
+    def sketch_shape(self, site: Site) -> tuple[int, int]:
+        """Sizes (K_o, K_i) that a site's factors are mapped to before flattening."""
+        if self.projection != "kronecker" or self.coordinates is None or site.size <= self.coordinates:
+            return site.outputs, site.inputs
+        half = 1 << ((self.coordinates.bit_length()) // 2)
+        outputs = min(site.outputs, half)
+        inputs = min(site.inputs, max(self.coordinates // outputs, 1))
+        return min(site.outputs, max(self.coordinates // inputs, 1)), inputs
+
+    def layout(self, sites: Sequence[Site]) -> list[SiteLayout]:
+        """Where each site's code lies in a row."""
+        counts: dict[str, tuple[int, int, int]] = {}
+        for site in sites:
+            outputs, inputs = self.sketch_shape(site)
+            count = outputs * inputs
+            block = kept = block_size(count)
+            if self.projection == "hadamard" and self.coordinates is not None:
+                while kept > 64 and kept * -(-count // block) > self.coordinates:
+                    kept //= 2
+            counts[site.name] = (count, block, kept)
+        return layout_sites(counts, self.bits)
+
+    def bytes_per_row(self, sites: Sequence[Site]) -> int:
+        """Bytes of codes and scales per document window."""
+        return sum(layout.bytes for layout in self.layout(sites))
+
+    def resolved(self, sites: Sequence[Site]) -> "Recipe":
+        """With the budget decided: whole codes if they are small, otherwise a sketch of about `AUTO_BYTES`."""
+        if self.projection != "none" or self.coordinates is not None or self.bytes_per_row(sites) <= AUTO_BYTES:
+            return self
+        budget = 64
+        while True:
+            larger = self.model_copy(update={"projection": "kronecker", "coordinates": budget * 2})
+            if larger.bytes_per_row(sites) > AUTO_BYTES or budget >= 1 << 24:
+                return self.model_copy(update={"projection": "kronecker", "coordinates": budget})
+            budget *= 2

@@ -1,0 +1,152 @@
+"""Runs a model over batches and hands each site's factors, example by example, to whoever makes something of them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from whence.factors import Factors, OneHot, Side
+from whence.interfaces import Site, TokenBatch
+from whence.model import Capture, CausalLM, LoadedModel, Objective, language_inputs
+from whence.projection import uniforms
+
+__all__ = ["Examples", "Precision", "Runner", "language_examples", "products"]
+
+Precision = Literal["fast", "full"]
+
+
+@contextmanager
+def products(precision: Precision) -> Iterator[None]:
+    """Matrix products of float32 tensors inside: `fast` rounds their inputs to bfloat16 on CPUs with matrix units, and
+    to TF32 on CUDA; sums stay in float32. `full` does not round. The model itself runs outside.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if precision == "fast" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """A batch ready for a model.
+
+    Attributes:
+        inputs: What the objective takes.
+        rows: Batch rows N.
+        count: Examples E; N unless rows are packed.
+        numbers: Global numbers of the examples, int64 [E].
+        gather: For packed rows, flat positions [E, L] into N*T of every example's tokens; -1 is padding.
+        draws: Returns uniforms for sampled labels, given the name of the pass and a seed.
+    """
+
+    inputs: Any
+    rows: int
+    count: int
+    numbers: NDArray[np.int64]
+    gather: Tensor | None
+    draws: Callable[[str, int], Tensor]
+
+
+def language_examples(batch: TokenBatch, loaded: LoadedModel) -> Examples:
+    """Examples of a language model from a token batch."""
+
+    def draws(name: str, seed: int) -> Tensor:
+        real = batch.segments >= 0
+        numbers = np.where(real, batch.rows[batch.segments.clip(0)], 0)
+        drawn = uniforms(seed, name, numbers, batch.positions)
+        return torch.from_numpy(drawn).to(loaded.device)
+
+    gather = None
+    if batch.packed:
+        gather = torch.from_numpy(_positions_by_example(batch.segments, batch.examples)).to(loaded.device)
+    return Examples(language_inputs(batch, loaded), len(batch.input_ids), batch.examples, batch.rows, gather, draws)
+
+
+def _positions_by_example(segments: NDArray[np.int64], examples: int) -> NDArray[np.int64]:
+    flat = segments.reshape(-1)
+    order = np.argsort(flat, kind="stable")
+    order = order[flat[order] >= 0]
+    lengths = np.bincount(flat[order], minlength=examples)
+    out = np.full((examples, max(int(lengths.max()), 1)), -1, dtype=np.int64)
+    out[np.arange(out.shape[1]) < lengths[:, None]] = order
+    return out
+
+
+def _unpack(side: Side, gather: Tensor) -> Side:
+    """A packed side [N, T, K] as one row per example [E, L, K], zero in padding."""
+    index = gather.clamp_min(0)
+    real = gather >= 0
+    if isinstance(side, OneHot):
+        flat = side.index.reshape(-1)[index]
+        weight = real.float() if side.weight is None else side.weight.reshape(-1)[index] * real
+        return OneHot(flat, side.size, weight)
+    return side.reshape(-1, side.shape[-1])[index] * real[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A model, its sites and its loss.
+
+    Attributes:
+        model: Any torch module.
+        sites: The sites to read.
+        objective: The loss; `CausalLM` for language models.
+    """
+
+    model: nn.Module
+    sites: Sequence[Site]
+    objective: Objective = CausalLM()
+
+    def tokens(
+        self,
+        examples: Examples,
+        consumer: Callable[[Site, list[Factors], Tensor | None], None],
+        sampling: tuple[str, int] | None = None,
+    ) -> Tensor:
+        """Hand over factors row by row as the model saw them, with the mask of tokens that count.
+
+        Args:
+            examples: The batch.
+            consumer: Called with (site, factors of its uses, mask [N, T] or None).
+            sampling: (pass, seed) to draw labels from the model, or None for the data's.
+
+        Returns:
+            Losses [E].
+        """
+        reaches, predicts = self.objective.token_masks(examples.inputs)
+        return self._run(
+            examples, lambda site, uses: consumer(site, uses, predicts if site.head else reaches), sampling
+        )
+
+    def examples(
+        self,
+        examples: Examples,
+        consumer: Callable[[Site, list[Factors]], None],
+        sampling: tuple[str, int] | None = None,
+    ) -> Tensor:
+        """Hand over factors with one row per example, packed rows taken apart. See `tokens`."""
+        gather = examples.gather
+        if gather is None:
+            return self._run(examples, consumer, sampling)
+
+        def unpacked(site: Site, uses: list[Factors]) -> None:
+            consumer(site, [Factors(_unpack(use.inputs, gather), _unpack(use.grads, gather)) for use in uses])
+
+        return self._run(examples, unpacked, sampling)
+
+    def _run(
+        self, examples: Examples, consumer: Callable[[Site, list[Factors]], None], sampling: tuple[str, int] | None
+    ) -> Tensor:
+        def losses() -> Tensor:
+            if sampling is None:
+                return self.objective.losses(self.model, examples.inputs)
+            return self.objective.sampled_losses(self.model, examples.inputs, examples.draws(*sampling))
+
+        return Capture(self.model, self.sites).run(losses, examples.rows, consumer)

@@ -1,0 +1,26 @@
+"""The projection room: from a whitened gradient to the bytes of a code. Decided by seed, shape and site name alone.
+
+random.py    the specified counter-based generator
+hadamard.py  random-sign Hadamard rotations and sketches
+coding.py    one bit, int8, fp16, with scales
+"""
+
+from whence.projection.coding import Bits, SiteLayout, code_dtype, decode, encode, layout_sites
+from whence.projection.hadamard import block_size, hadamard, rotate_blocks, srht
+from whence.projection.random import signs, uniforms, words
+
+__all__ = [
+    "Bits",
+    "SiteLayout",
+    "block_size",
+    "code_dtype",
+    "decode",
+    "encode",
+    "hadamard",
+    "layout_sites",
+    "rotate_blocks",
+    "signs",
+    "srht",
+    "uniforms",
+    "words",
+]
