@@ -97,7 +97,7 @@ def test_influence_ranks_count_from_the_most_supporting() -> None:
 def test_the_bm25_sentence_counts_what_both_name() -> None:
     trace = make_result(1, 4).traces[0]
     assert facts.overlap(trace) == 1
-    assert "first 4 documents, 1 is among the 4 listed proponents" in facts.bm25_sentence(trace)
+    assert "Of the 4 listed first by BM25, 1 is among the 4 listed proponents" in facts.bm25_sentence(trace)
     assert "not run" in facts.bm25_sentence(trace.model_copy(update={"bm25_top": ()}))
     assert "0 are among the 0" in facts.bm25_sentence(trace.model_copy(update={"proponents": ()}))
 

@@ -76,7 +76,7 @@ def bm25_sentence(trace: Trace) -> str:
     first, listed = len(trace.bm25_top), len(trace.proponents)
     both = overlap(trace)
     verb = "is" if both == 1 else "are"
-    shared = f"Of BM25's first {first} documents, {both} {verb} among the {listed} listed proponents"
+    shared = f"Of the {first} listed first by BM25, {both} {verb} among the {listed} listed proponents"
     if not trace.proponents:
         return f"{shared}."
     place = trace.proponents[0].bm25_rank
