@@ -112,17 +112,17 @@ def _place(name: str) -> tuple[int | None, str]:
 
 def _short_names(kinds: Iterable[str]) -> dict[str, str]:
     """The shortest endings that still tell the kinds apart (``mlp.c_proj`` stays if ``attn.c_proj`` exists)."""
-    kinds = list(dict.fromkeys(kinds))
     split = {kind: kind.split(".") for kind in kinds}
-    out = {}
-    for kind in kinds:
-        least = 2 if split[kind][-1] == "bias" else 1
-        for length in range(least, len(split[kind]) + 1):
-            ending = split[kind][-length:]
-            if sum(other[-length:] == ending for other in split.values()) == 1:
-                break
-        out[kind] = ".".join(split[kind][-length:])
-    return out
+    return {kind: _short_name(parts, list(split.values())) for kind, parts in split.items()}
+
+
+def _short_name(parts: list[str], others: list[list[str]]) -> str:
+    least = 2 if parts[-1] == "bias" else 1  # of what a bias is matters
+    for length in range(least, len(parts)):
+        ending = parts[-length:]
+        if sum(other[-length:] == ending for other in others) == 1:
+            return ".".join(ending)
+    return ".".join(parts)
 
 
 def site_grid(sites: Mapping[str, float]) -> SiteGrid:
