@@ -61,13 +61,18 @@ def check_messages(messages: Any) -> Messages:
     return messages
 
 
+def _turns(messages: Messages) -> list[dict[str, Any]]:
+    """Plain turns without their nulls: tables give every turn every key, and templates would print "None"."""
+    return [{key: value for key, value in turn.items() if value is not None} for turn in messages]
+
+
 def render(messages: Messages, tokenizer: Tokenizer, prompt: bool = False) -> str:
     """The conversation as the model sees it; with `prompt`, up to where the assistant would begin to speak.
 
     Raises:
         ChatError: The template refuses it.
     """
-    turns = [dict(turn) for turn in messages]
+    turns = _turns(messages)
     try:
         text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt)
     except Exception as error:  # templates are programs of their own and raise what they like
@@ -85,7 +90,7 @@ def _try_render(messages: Messages, tokenizer: Tokenizer, prompt: bool = False) 
 def _special_tokens(tokenizer: Tokenizer) -> list[str]:
     added = [str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values()]
     named = [str(token) for token in getattr(tokenizer, "all_special_tokens", [])]
-    return sorted({token for token in added + named if token}, key=len, reverse=True)
+    return sorted({token for token in added + named if token.strip()}, key=len, reverse=True)
 
 
 def _without_space(text: str, start: int, stop: int, ends: Sequence[str]) -> Span:
@@ -155,7 +160,7 @@ def _by_template(messages: Messages, tokenizer: Tokenizer) -> Encoded | None:
     if not (isinstance(template, str) and _GENERATION.search(template) and tokenizer.is_fast):
         return None
     out = tokenizer.apply_chat_template(
-        [dict(turn) for turn in messages], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        _turns(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
     mask = np.asarray(out["assistant_masks"], dtype=bool)
     mask[:1] = False

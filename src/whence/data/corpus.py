@@ -151,8 +151,8 @@ def _corpus(folder: Path, manifest: Mapping[str, Any]) -> Corpus:
     missing = [share.name for share in every if not is_done(folder / share.name)]
     if missing:
         raise StorageError(
-            f"{folder} lacks {len(missing)} of its {len(every)} shares ({', '.join(missing[:3])}); delete its "
-            "manifest.json and ingest the same corpus again, which makes only what is missing."
+            f"{folder} lacks {len(missing)} of its {len(every)} shares ({', '.join(missing[:3])}); ingest "
+            "the same corpus again, which makes only what is missing."
         )
     return Corpus(
         folder=folder,

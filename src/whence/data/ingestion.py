@@ -128,7 +128,8 @@ class _Worker:
                 return
             share, start = share + 1, marker["next_row"]
         filling = _Filling()
-        for outcome in _outcomes(open_rows(file, start), self.config, self.tokenizer):
+        rows = open_rows(file, start, self.config.text_field)
+        for outcome in _outcomes(rows, self.config, self.tokenizer):
             if filling.full(self.config):
                 self.write(_share_folder(self.folder, number, share), filling, file.source, outcome.row)
                 share, filling = share + 1, _Filling()

@@ -9,9 +9,11 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -25,6 +27,8 @@ __all__ = ["Row", "open_rows"]
 LARGEST_ROW = 2**28  # bytes of one line, text file or cell; above this a row is a Skip
 _BATCH_ROWS = 256
 _CHUNK = 2**20
+_BETWEEN = re.compile(r"[\s,]*")
+_DECODER = json.JSONDecoder()
 _COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 _WIDE_TEXT = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -129,30 +133,56 @@ def _json_lines(file: SourceFile, stream: Any, start: int) -> Iterator[Item]:
             yield _parse(file.source, file.name, number, line)
 
 
+class _ArrayText:
+    """The text of a JSON array as far as it has been read, and how far it has been used."""
+
+    def __init__(self, file: SourceFile, stream: Any) -> None:
+        self.file = file
+        self.stream = codecs.getreader("utf-8")(stream)
+        self.text, self.at, self.ended = "", 0, False
+        self.more(_CHUNK)
+        self.at = self.text.index("[") + 1
+
+    def more(self, size: int) -> None:
+        """Read on, dropping what has been used."""
+        new = self.stream.read(size)
+        self.text, self.at, self.ended = self.text[self.at :] + new, 0, not new
+
+    def to_element(self) -> bool:
+        """Go to the next element; False at the end of the array."""
+        while True:
+            found = _BETWEEN.match(self.text, self.at)
+            self.at = found.end() if found else self.at
+            if self.at < len(self.text):
+                return self.text[self.at] != "]"
+            if self.ended:
+                raise _broken(self.file, "the JSON array is cut off.")
+            self.more(_CHUNK)
+
+    def element(self) -> Any:
+        """Decode the element here, reading on while it is not complete."""
+        wanted = _CHUNK
+        while True:
+            try:
+                value, stop = _DECODER.raw_decode(self.text, self.at)
+            except RecursionError as error:
+                raise _broken(self.file, "an element of the JSON array is nested too deeply.") from error
+            except ValueError as error:
+                if self.ended or len(self.text) - self.at > LARGEST_ROW:
+                    raise _broken(self.file, f"the JSON array is damaged or cut off: {error}") from error
+            else:
+                if stop < len(self.text) or self.ended:
+                    self.at = stop
+                    return value
+            self.more(wanted)
+            wanted *= 2
+
+
 def _elements(file: SourceFile, stream: Any) -> Iterator[Any]:
     """The elements of one JSON array, read piece by piece."""
-    decoder = json.JSONDecoder()
-    text = codecs.getreader("utf-8")(stream)
-    buffer, wanted, ended, first = text.read(_CHUNK).lstrip()[1:], _CHUNK, False, True
-    while True:
-        buffer = buffer.lstrip()
-        if not first:
-            buffer = buffer[1:].lstrip() if buffer.startswith(",") else buffer
-        if buffer.startswith("]"):
-            return
-        try:
-            value, stop = decoder.raw_decode(buffer)
-        except RecursionError as error:
-            raise _broken(file, "an element of the JSON array is nested too deeply.") from error
-        except ValueError as error:
-            if ended or len(buffer) > LARGEST_ROW:
-                raise _broken(file, f"the JSON array is damaged or cut off: {error}") from error
-            more = text.read(wanted)
-            ended, wanted = not more, wanted * 2
-            buffer += more
-            continue
-        yield value
-        buffer, first, wanted = buffer[stop:], False, _CHUNK
+    array = _ArrayText(file, stream)
+    while array.to_element():
+        yield array.element()
 
 
 def _json_array(file: SourceFile, stream: Any, start: int) -> Iterator[Item]:
@@ -205,11 +235,14 @@ def _csv(file: SourceFile, stream: Any, start: int) -> Iterator[Item]:
     delimiter = "\t" if suffix_of(file.path) == ".tsv" else max(",;\t|", key=first.count)
     csv.field_size_limit(max(csv.field_size_limit(), LARGEST_ROW))
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-    with _read_errors(file, "CSV"):
-        yield from _csv_records(file, csv.reader(text, delimiter=delimiter, strict=True), start)
+    try:
+        with _read_errors(file, "CSV"):
+            yield from _csv_records(file, csv.reader(text, delimiter=delimiter, strict=True), start)
+    finally:
+        text.detach()  # the file is the caller's to close
 
 
-def _prose(file: SourceFile, stream: Any, start: int) -> Iterator[Item]:
+def _prose(file: SourceFile, stream: Any, start: int, field: str = "text") -> Iterator[Item]:
     """A text file is one document."""
     _text_head(file, stream)
     with _read_errors(file, "text"):
@@ -220,7 +253,7 @@ def _prose(file: SourceFile, stream: Any, start: int) -> Iterator[Item]:
         yield Skip(file.source, 0, "row-too-big", f"more than {LARGEST_ROW} bytes in one text file")
         return
     try:
-        yield Row(file.source, file.name, 0, {"text": content.decode("utf-8")})
+        yield Row(file.source, file.name, 0, {field: content.decode("utf-8")})
     except UnicodeDecodeError as error:
         yield Skip(file.source, 0, "bad-utf8", f"byte {error.start} of the file: {error.reason}")
 
@@ -279,7 +312,7 @@ def _arrow(file: SourceFile, stream: Any, start: int) -> Iterator[Item]:
         yield from _tables(file, batches, 0, start)
 
 
-def _choose(file: SourceFile, head: bytes) -> Reader:
+def _choose(file: SourceFile, head: bytes, text_field: str) -> Reader:
     suffix = suffix_of(file.path)
     if head.startswith(b"PAR1"):
         return _parquet
@@ -292,21 +325,20 @@ def _choose(file: SourceFile, head: bytes) -> Reader:
     if suffix in (".csv", ".tsv"):
         return _csv
     if suffix in PROSE:
-        return _prose
+        return partial(_prose, field=text_field)
     raise _broken(file, f"the format {suffix or '(no suffix)'} is not known.")
 
 
-def _items(file: SourceFile, start: int) -> Iterator[Item]:
+def _items(file: SourceFile, start: int, text_field: str) -> Iterator[Item]:
     with _read_errors(file, "given"):
         handle = file.filesystem.open(file.path, "rb")
     with handle:
         with _read_errors(file, "given"):
             head = handle.read(8)
             handle.seek(0)
+        reader = _choose(file, head, text_field)
         if not head:
-            _choose(file, head if suffix_of(file.path) not in (".parquet", ".arrow", ".feather") else b"PAR1")
             return
-        reader = _choose(file, head)
         if reader in (_parquet, _arrow):
             yield from reader(file, handle, start)
             return
@@ -316,12 +348,13 @@ def _items(file: SourceFile, start: int) -> Iterator[Item]:
         yield from reader(file, stream, start)
 
 
-def open_rows(file: SourceFile, start: int = 0) -> Iterator[Item]:
+def open_rows(file: SourceFile, start: int = 0, text_field: str = "text") -> Iterator[Item]:
     """The rows of one file, streamed.
 
     Args:
         file: From `find_files`.
         start: Rows before this one are passed over (cheaply where the format allows).
+        text_field: What to call the content of a plain text file, which has no fields of its own.
 
     Yields:
         A `Row` for what could be read and a `Skip` for what could not; both carry the row's number.
@@ -330,7 +363,7 @@ def open_rows(file: SourceFile, start: int = 0) -> Iterator[Item]:
         CorpusError: The file as a whole cannot be read: no permission, cut off, binary, of unknown format.
     """
     some = False
-    for item in _items(file, start):
+    for item in _items(file, start, text_field):
         some = True
         yield item
     if not some and start == 0:

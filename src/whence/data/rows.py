@@ -159,6 +159,12 @@ def _clean(text: str, limit: int = _LONGEST_VALUE) -> str:
     return text[:limit].encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def _plain(value: Any) -> str:
+    if isinstance(value, (bool, int, float, list, tuple, dict)):
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    return str(value)
+
+
 def _metadata(row: Row, used: set[str]) -> dict[str, str]:
     """The other fields as short strings; nested ones as JSON; bytes and nulls are left out."""
     out: dict[str, str] = {}
@@ -166,7 +172,7 @@ def _metadata(row: Row, used: set[str]) -> dict[str, str]:
     for key, value in row.fields.items():
         if key in used or value is None or isinstance(value, (bytes, bytearray)):
             continue
-        text = _clean(value if isinstance(value, str) else _compact(value))
+        text = _clean(_plain(value))
         if len(text) <= room:
             out[_clean(str(key))] = text
             room -= len(text)
@@ -213,9 +219,10 @@ def _skip(row: Row, reason: str, detail: str) -> Skip:
     return Skip(row.source, row.row, reason, _clean(detail, 300))
 
 
-def _guard(row: Row, action: Callable[[], Any]) -> Any:
+def _guard(row: Row, action: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of an action on a row, or the `Skip` it ended in."""
     try:
-        return action()
+        return action(*arguments)
     except (_Unusable, ChatError) as error:
         return _skip(row, error.reason, str(error))
 
@@ -272,7 +279,7 @@ def documents_of(rows: Sequence[Row], config: CorpusConfig, tokenizer: Tokenizer
     Raises:
         CorpusError: Something is wrong with the tokenizer rather than with a row.
     """
-    prepared = [_guard(row, lambda row=row: _prepare(row, config, tokenizer)) for row in rows]  # type: ignore[misc]
+    prepared = [_guard(row, _prepare, row, config, tokenizer) for row in rows]
     texts = {
         n: one[1] for n, one in enumerate(prepared) if not isinstance(one, Skip) and isinstance(one[1], TargetText)
     }
@@ -282,7 +289,6 @@ def documents_of(rows: Sequence[Row], config: CorpusConfig, tokenizer: Tokenizer
         if isinstance(one, Skip):
             out.append(one)
             continue
-        form, tokens = one[0], encoded.get(number, one[1])
-        made = tokens if isinstance(tokens, Skip) else _guard(row, lambda: _document(row, form, tokens, config))  # noqa: B023
-        out.append(made)
+        tokens = encoded.get(number, one[1])
+        out.append(tokens if isinstance(tokens, Skip) else _guard(row, _document, row, one[0], tokens, config))
     return out

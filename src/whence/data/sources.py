@@ -3,6 +3,7 @@
 import glob as globbing
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -125,15 +126,27 @@ def _glob_local(pattern: str) -> list[str]:
     return sorted(path for path in globbing.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(path))
 
 
+def _fixed_part(pattern: str) -> str:
+    """The folders of a pattern before its first wildcard, with the last slash.
+
+    >>> _fixed_part("data/2024-*/a.jsonl")
+    'data/'
+    """
+    before = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+    return before[: before.rfind("/") + 1]
+
+
 def _glob(filesystem: Any, root: str, given: str) -> list[SourceFile]:
     if "://" in given or "::" in given:
         paths = [path for path in sorted(filesystem.glob(root)) if filesystem.isfile(path)]
         named = [(path, filesystem.unstrip_protocol(path)) for path in paths]
+        fixed = _fixed_part(root)
     else:
         named = [(os.path.abspath(path), path) for path in _glob_local(given)]
+        fixed = os.path.join(os.path.abspath(_fixed_part(os.path.expanduser(given)) or "."), "")
     if not named:
         raise _refuse(given, "no file matches this pattern.")
-    return [_file(filesystem, path, source, os.path.basename(path)) for path, source in named]
+    return [_file(filesystem, path, source, path.removeprefix(fixed)) for path, source in named]
 
 
 def _expand(given: str) -> tuple[list[SourceFile], list[str]]:

@@ -103,7 +103,7 @@ def _reach(offsets: Sequence[Span], length: int, marks: Sequence[int]) -> list[S
     previous = 0
     for (start, stop), mark in zip(offsets, marks, strict=True):
         if mark and start == stop:
-            out.append((length, length) if previous == length and length else (0, 0))
+            out.append((length, length) if previous else (0, 0))
             continue
         out.append((min(start, previous), stop) if start == stop else (start, stop))
         previous = max(previous, stop)
@@ -216,12 +216,11 @@ def _decode(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
     return text
 
 
-def _tail(tokenizer: Tokenizer, tokens: Sequence[int], text: str) -> str:
-    """What to show for tokens at the very end that decode to U+FFFD: nothing, unless the text really has one."""
-    if REPLACEMENT not in text:
-        return text
-    again = _call(tokenizer, [text], False)["input_ids"][0]
-    return text if list(again) == list(tokens) else text.replace(REPLACEMENT, "")
+def _unfinished(tokenizer: Tokenizer, tokens: Sequence[int], text: str) -> bool:
+    """Whether tokens end within a character, rather than with a replacement character the text really has."""
+    if not text.endswith(REPLACEMENT) or len(tokens) >= _LONGEST_SPLIT:
+        return False
+    return list(_call(tokenizer, [text], False)["input_ids"][0]) != list(tokens)
 
 
 def _all_pieces(tokens: Sequence[int], tokenizer: Tokenizer) -> list[str]:
@@ -230,10 +229,8 @@ def _all_pieces(tokens: Sequence[int], tokenizer: Tokenizer) -> list[str]:
     for stop in range(1, len(tokens) + 1):
         before = _decode(tokenizer, tokens[context:shown]) if shown > context else ""
         new = _decode(tokenizer, tokens[context:stop])[len(before) :]
-        pending = stop - shown
-        if new.endswith(REPLACEMENT) and pending < _LONGEST_SPLIT:
-            new = _tail(tokenizer, tokens[shown:stop], new) if stop == len(tokens) else ""
-            pieces.append(new)
+        if _unfinished(tokenizer, tokens[shown:stop], new):
+            pieces.append(new.rstrip(REPLACEMENT) if stop == len(tokens) else "")
             continue
         pieces.append(new)
         context, shown = shown, stop
