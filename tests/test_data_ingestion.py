@@ -2,6 +2,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -280,7 +282,8 @@ def test_what_changed_is_refused_and_named(files, tmp_path):
         ingest(small(files, context=32), TOK, tmp_path / "run")
     with pytest.raises(StaleRunError, match="tokenizer"):
         ingest(small(files), tokenizer(bos=True), tmp_path / "run")
-    write_jsonl(files / "a.jsonl", sentences(31))
+    text = (files / "a.jsonl").read_text()
+    (files / "a.jsonl").write_text(text.replace("harbour", "HARBOUR", 1))  # of the same length
     with pytest.raises(StaleRunError, match="files"):
         ingest(small(files), TOK, tmp_path / "run")
 
@@ -335,6 +338,27 @@ def test_a_full_disk(files, tmp_path, monkeypatch):
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(StorageError, match="disk is full"):
         ingest(small(files), TOK, tmp_path / "run")
+
+
+def test_a_folder_that_cannot_be_used(files, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError):
+        ingest(small(files), TOK, tmp_path / "file/run")
+
+    def refuse(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "exists", refuse)
+    with pytest.raises(StorageError, match="no permission"):
+        ingest(small(files), TOK, tmp_path / "run")
+    with pytest.raises(StorageError, match="no permission"):
+        open_corpus(tmp_path / "run")
+
+
+def test_the_room_needs_no_torch_and_no_transformers():
+    code = "import sys, whence.data; print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
 
 
 def test_no_corpus_yet(tmp_path):

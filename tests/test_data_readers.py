@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from test_data_support import write_jsonl
-from whence.data import Row, find_files, open_rows, readers
+from whence.data import SKIP_REASONS, Row, find_files, open_rows, readers
 from whence.errors import CorpusError
 from whence.interfaces import Skip
 
@@ -35,7 +35,9 @@ def fields(path, start=0):
 
 
 def reasons(path):
-    return [(item.row, item.reason) for item in read(path) if isinstance(item, Skip)]
+    skips = [item for item in read(path) if isinstance(item, Skip)]
+    assert all(skip.reason in SKIP_REASONS for skip in skips)
+    return [(skip.row, skip.reason) for skip in skips]
 
 
 def _jsonl(path, rows):

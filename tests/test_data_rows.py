@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_data_support import MARKED_TEMPLATE, PLAIN_TEMPLATE, UNSTABLE_TEMPLATE, SlowTokenizer, config, tokenizer
-from whence.data import Row
+from whence.data import SKIP_REASONS, Row
 from whence.data.rows import documents_of
 from whence.errors import CorpusError
 from whence.interfaces import Document, Skip
@@ -156,6 +156,7 @@ def test_unusable_rows_are_skipped_with_a_reason(fields, reason, says):
     skip = one(tokenizer(PLAIN_TEMPLATE), fields, max_tokens=50)
     assert isinstance(skip, Skip)
     assert skip.reason == reason
+    assert reason in SKIP_REASONS
     assert says in skip.detail
     assert (skip.source, skip.row) == ("given/a.jsonl", 0)
 

@@ -14,7 +14,7 @@ from whence.data.config import CorpusConfig
 from whence.data.shares import OpenShare, open_share, read_skips
 from whence.errors import IncompleteError, StorageError
 from whence.interfaces import Document, Skip
-from whence.runs import is_done, read_json
+from whence.runs import is_done, read_json, storage_errors
 
 __all__ = ["Corpus", "CorpusShare", "open_corpus"]
 
@@ -173,7 +173,9 @@ def open_corpus(folder: Path) -> Corpus:
         StorageError: It is damaged.
     """
     path = folder / "manifest.json"
-    if not path.exists():
+    with storage_errors(folder):
+        exists = path.exists()
+    if not exists:
         raise IncompleteError(
             f"{folder} holds no finished corpus; run the same command again, it goes on where it stopped."
         )

@@ -25,7 +25,7 @@ from whence.data.sources import Listing, SourceFile, find_files
 from whence.data.tokenization import Tokenizer, tokenizer_fingerprint
 from whence.errors import CorpusError
 from whence.interfaces import Document, Skip
-from whence.runs import is_done, read_json, refuse_if_changed, take_share, write_json
+from whence.runs import is_done, read_json, refuse_if_changed, storage_errors, take_share, write_json
 
 __all__ = ["Progress", "ingest"]
 
@@ -142,7 +142,7 @@ def _stamp(value: Any) -> str:
 
 
 def _settings(config: CorpusConfig, listing: Listing, tokenizer: Tokenizer | None) -> dict[str, Any]:
-    sizes = [[file.source, file.bytes] for file in listing.files]
+    sizes = [[file.source, file.bytes, file.sample] for file in listing.files]
     total = sum(max(0, file.bytes) for file in listing.files)
     return {
         **config.model_dump(mode="json"),
@@ -277,7 +277,8 @@ def ingest(
     """
     listing = find_files(config.data)
     settings = _settings(config, listing, tokenizer)
-    _agree(folder, settings)
+    with storage_errors(folder):
+        _agree(folder, settings)
     worker = _Worker(folder, config, tokenizer, _stamp(settings), progress)
     for number, file in take_share(list(enumerate(listing.files)), shares):
         worker.file(number, file)
