@@ -31,7 +31,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inputs import peer_parser, quiet, read_ids
@@ -206,7 +205,7 @@ def main() -> None:
             "damping_factor": args.damping_factor,
             "labels": args.labels,
             "projection": args.projection,
-            "sites": len(sites),
+            "sites": len(sites) or None,  # a fit alone leaves no list of them
             "stages": stages.rows,
             "fit": stages.total(["fit"]),
             "score": stages.total(["query_gradients", "precondition", "score"]),
