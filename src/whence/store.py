@@ -91,7 +91,11 @@ class Index:
 
 
 def write_manifest(
-    folder: Path, recipe: Mapping[str, Any], layouts: Sequence[SiteLayout], shares: Sequence[str], bound: Mapping[str, Any]
+    folder: Path,
+    recipe: Mapping[str, Any],
+    layouts: Sequence[SiteLayout],
+    shares: Sequence[str],
+    bound: Mapping[str, Any],
 ) -> None:
     """Write what an index is, before its first share.
 

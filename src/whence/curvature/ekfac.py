@@ -74,7 +74,9 @@ def eigenbasis(matrix: Tensor, name: str) -> tuple[Tensor, Tensor]:
     try:
         values, vectors = torch.linalg.eigh(wide)
     except torch.linalg.LinAlgError as error:
-        raise NumericalError(f"the eigendecomposition of {name} failed: {error}. Leave the site out with --sites.") from error
+        raise NumericalError(
+            f"the eigendecomposition of {name} failed: {error}. Leave the site out with --sites."
+        ) from error
     return values.clamp_min(0.0), vectors
 
 

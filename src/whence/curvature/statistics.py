@@ -82,9 +82,7 @@ class Covariances:
                 self._shared.add(inputs)
                 self._add_side(inputs, use.inputs, site.inputs, flat_inputs, mask, use.dtype)
 
-    def _add_side(
-        self, name: str, side: Side, size: int, flat: bool, mask: Tensor | None, dtype: torch.dtype
-    ) -> None:
+    def _add_side(self, name: str, side: Side, size: int, flat: bool, mask: Tensor | None, dtype: torch.dtype) -> None:
         values = side.index if isinstance(side, OneHot) else side
         if mask is not None and mask.shape != values.shape[:2]:
             mask = None  # a module that folds tokens differently (a feature vector per example): every row counts

@@ -105,7 +105,10 @@ def load_model(
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(f"could not load a causal language model from {reference!r}: {_first_line(error)}") from error
     trained = None
-    fingerprint = {"weights": _hash_weights(reference, model, revision), "dtype": str(model.dtype).removeprefix("torch.")}
+    fingerprint = {
+        "weights": _hash_weights(reference, model, revision),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
     if adapter is not None:
         model, trained = _load_adapter(model, adapter)
         fingerprint["adapter"] = _hash_weights(adapter, model, None)

@@ -158,7 +158,9 @@ class SquaredError:
         outputs = model(batch[0])
         with torch.no_grad():
             width = torch.arange(1, outputs[0].numel() + 1, dtype=torch.float64, device=outputs.device)
-            spread = torch.frac(uniforms.reshape(-1)[: len(outputs), None].double() * 2**20 + width * 0.6180339887498949)
+            spread = torch.frac(
+                uniforms.reshape(-1)[: len(outputs), None].double() * 2**20 + width * 0.6180339887498949
+            )
             noise = torch.special.ndtri(spread.clamp(1e-12, 1 - 1e-12)).to(outputs.dtype).view_as(outputs)
         return 0.5 * (outputs - outputs.detach() - noise).square().flatten(1).sum(1)
 

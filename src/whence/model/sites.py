@@ -17,6 +17,7 @@ from whence.interfaces import Coverage, Site, SiteCoverage, Use, Vocabulary
 
 __all__ = ["LAYERS", "Layer", "coverage", "find_sites", "layer_of", "use_factors"]
 
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """How one kind of module is read.
@@ -141,7 +142,9 @@ def _site(weight_name: str, found: list[_Found], names: dict[int, str]) -> Site:
     tied = any(use.flipped for use in uses)
     vocabulary: Vocabulary = "inputs" if main.layer is EMBEDDING else ("outputs" if tied else None)
     name = main.name if len(found) == 1 or tied else weight_name.removesuffix(".weight")
-    return Site(name or "weight", outputs, inputs + bias, bias, uses, vocabulary, tuple(covered), group=name or "weight")
+    return Site(
+        name or "weight", outputs, inputs + bias, bias, uses, vocabulary, tuple(covered), group=name or "weight"
+    )
 
 
 def use_factors(site: Site, use: Use, module: nn.Module, inputs: Tensor, grads: Tensor) -> Factors:
@@ -189,9 +192,7 @@ def coverage(model: nn.Module, sites: Sequence[Site], trained: frozenset[str] | 
             lines.append(SiteCoverage(name=name, parameters=parameter.numel(), attributed=True, kind=kind))
             continue
         reason = "left out by --sites, or never run" if _supported(owner) else _refusal(owner)
-        lines.append(
-            SiteCoverage(name=name, parameters=parameter.numel(), attributed=False, kind=kind, reason=reason)
-        )
+        lines.append(SiteCoverage(name=name, parameters=parameter.numel(), attributed=False, kind=kind, reason=reason))
     return Coverage(
         parameters=sum(line.parameters for line in lines),
         attributed=sum(line.parameters for line in lines if line.attributed),

@@ -6,7 +6,7 @@ coding.py    one bit, int8, fp16, with scales
 """
 
 from whence.projection.coding import Bits, SiteLayout, code_dtype, decode, encode, layout_sites
-from whence.projection.hadamard import block_size, hadamard, rotate_blocks, srht
+from whence.projection.hadamard import block_size, hadamard_matrix, rotate_blocks, srht
 from whence.projection.random import signs, uniforms, words
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "code_dtype",
     "decode",
     "encode",
-    "hadamard",
+    "hadamard_matrix",
     "layout_sites",
     "rotate_blocks",
     "signs",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from whence.projection.random import signs, words
 
-__all__ = ["block_size", "hadamard", "rotate_blocks", "srht"]
+__all__ = ["block_size", "hadamard_matrix", "rotate_blocks", "srht"]
 
 LARGEST_BLOCK = 4096
 SMALLEST_BLOCK = 64
@@ -28,10 +28,10 @@ def _matrix(size: int, dtype: torch.dtype, device: str) -> Tensor:
     return (h / math.sqrt(size)).to(device, dtype)
 
 
-def hadamard(size: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+def hadamard_matrix(size: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
     """Orthonormal Hadamard matrix [size, size] in Sylvester's order; size a power of two.
 
-    >>> hadamard(2) * 2**0.5
+    >>> hadamard_matrix(2) * 2**0.5
     tensor([[ 1.,  1.],
             [ 1., -1.]])
     """
@@ -47,9 +47,9 @@ def rotate_blocks(values: Tensor, block: int) -> Tensor:
     """
     right = min(block, 64)
     left = block // right
-    shaped = values.reshape(-1, left, right) @ hadamard(right, values.dtype, values.device)
+    shaped = values.reshape(-1, left, right) @ hadamard_matrix(right, values.dtype, values.device)
     if left > 1:
-        shaped = hadamard(left, values.dtype, values.device) @ shaped
+        shaped = hadamard_matrix(left, values.dtype, values.device) @ shaped
     return shaped.reshape(values.shape)
 
 

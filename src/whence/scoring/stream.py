@@ -14,7 +14,7 @@ from whence.projection import SiteLayout
 from whence.scoring.folds import Fold
 from whence.scoring.kernels import score_codes
 
-__all__ = ["Codes", "Queries", "by_document", "scan", "window_scores"]
+__all__ = ["Codes", "Queries", "by_document", "scan", "share_scores", "window_scores"]
 
 Queries = Mapping[str, NDArray[np.float32]]
 _CHUNK_BYTES = 1 << 27
@@ -61,7 +61,9 @@ def window_scores(
     return total
 
 
-def by_document(windows: NDArray[np.int64], scores: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def by_document(
+    windows: NDArray[np.int64], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Add up windows [..., W] that belong to one document; windows of a document are neighbours.
 
     >>> by_document(np.array([[3, 0, 8], [3, 7, 9], [4, 0, 5]]), np.array([[1.0, 2.0, 5.0]]))

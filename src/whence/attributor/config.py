@@ -1,0 +1,137 @@
+"""The resolved settings of a run; kept in run.json, so that any command can replay them."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from whence.data import CorpusConfig
+from whence.errors import InputError
+from whence.gradients import Method, Precision, Recipe
+
+__all__ = ["FitConfig", "ModelConfig", "RunConfig", "checked", "complete", "merge_settings"]
+
+DEFAULT_CONTEXT = 2048
+"""Longest window unless asked otherwise; a model may take far longer sequences than it was trained on."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(_Settings):
+    """Which model.
+
+    Attributes:
+        model: Hugging Face directory or hub id.
+        adapter: PEFT adapter; then only its parameters are attributed.
+        revision: Hub revision.
+        tokenizer: Another tokenizer than the one beside the model.
+        dtype: auto, float32, bfloat16, float16, float64.
+        attention: Attention implementation of transformers; its default if None.
+        sites: Shell patterns of the sites to attribute; all if empty.
+        min_coverage: Least share of the parameters that must be attributed.
+    """
+
+    model: str
+    adapter: str | None = None
+    revision: str | None = None
+    tokenizer: str | None = None
+    dtype: str = "auto"
+    attention: str | None = None
+    sites: tuple[str, ...] = ()
+    min_coverage: float = Field(default=0.9, ge=0, le=1)
+
+
+class FitConfig(_Settings):
+    """How curvature is fitted.
+
+    Attributes:
+        method: ekfac, kfac, diagonal or identity.
+        sample: Share of the documents to fit on.
+        min_documents: Fit on at least this many (or all there are).
+        parts: The sample is fitted in this many independent parts, whose spread gives the error estimate.
+        seed: Seed of the sample and of the sampled labels.
+        head_limit: Above this vocabulary size the output factor of the head is diagonal.
+        precision: Precision of matrix products in the fit: fast or full.
+        batch_tokens: Padded tokens per batch.
+        pack: Put several short documents into one row of the batch, with a block-diagonal attention mask.
+    """
+
+    method: Method = "ekfac"
+    sample: float = Field(default=0.25, gt=0, le=1)
+    min_documents: int = Field(default=128, ge=1)
+    parts: int = Field(default=4, ge=1)
+    seed: int = 0
+    head_limit: int = Field(default=4096, ge=0)
+    precision: Precision = "fast"
+    batch_tokens: int = Field(default=4096, ge=1)
+    pack: bool = False
+
+
+class RunConfig(_Settings):
+    """Everything a run was asked for.
+
+    Attributes:
+        model: Which model.
+        corpus: Which documents, and how they become tokens.
+        fit: How curvature is fitted.
+        recipe: How documents are coded.
+        trained_on: Documents the model was trained on, if the corpus is a sample of them; scales influence.
+    """
+
+    model: ModelConfig
+    corpus: CorpusConfig
+    fit: FitConfig = FitConfig()
+    recipe: Recipe = Recipe()
+    trained_on: int | None = Field(default=None, ge=1)
+
+
+def merge_settings(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings with others on top; None means not given.
+
+    >>> merge_settings({"fit": {"seed": 1, "parts": 4}}, {"fit": {"seed": 2, "parts": None}})
+    {'fit': {'seed': 2, 'parts': 4}}
+    """
+    out = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(out.get(key, {}), Mapping):
+            out[key] = merge_settings(out.get(key, {}), value)
+        elif value is not None:
+            out[key] = value
+    return out
+
+
+def checked(kind: type[M], values: Mapping[str, Any]) -> M:
+    """Settings as their model.
+
+    Raises:
+        InputError: One is unknown or out of range; names each.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']} (got {each['input']!r})" for each in error.errors()]
+        known = ", ".join(kind.model_fields)
+        raise InputError(
+            "these settings cannot be used:\n  " + "\n  ".join(lines) + f"\nKnown here: {known}"
+        ) from error
+
+
+def complete(settings: Mapping[str, Any], context: int, vocabulary: int) -> RunConfig:
+    """A run's configuration, with what only the model can tell.
+
+    Raises:
+        InputError: A setting is unknown or out of range, or windows longer than the model's context were asked for.
+    """
+    corpus = merge_settings(
+        {"context": min(context, DEFAULT_CONTEXT), "vocabulary": vocabulary}, settings.get("corpus", {})
+    )
+    config = checked(RunConfig, {**settings, "corpus": corpus})
+    if config.corpus.context > context:
+        raise InputError(
+            f"--context {config.corpus.context} is longer than the model's own context of {context} tokens."
+        )
+    return config

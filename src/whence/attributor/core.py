@@ -1,0 +1,299 @@
+"""One object for users: opens a run, knows its model, corpus, curvature and index, and answers queries.
+
+Wires the rooms together and holds no mathematics. Every long step is a list of items that any number of workers can
+take shares of (`steps.py`); `fit` and `index` here simply do all of them in order.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from whence.attributor.config import ModelConfig, checked, complete, merge_settings
+from whence.attributor.curvatures import load_curvatures
+from whence.data import Corpus, encode_queries, open_corpus, tokenizer_fingerprint
+from whence.errors import CoverageError, IncompleteError, InputError, ModelError
+from whence.gradients import Recipe, Runner, SiteEncoder, build_encoders, language_examples
+from whence.interfaces import Coverage, EncodedQuery, Query, Site, TokenBatch
+from whence.model import CausalLM, LoadedModel, coverage, find_sites, load_model, load_tokenizer, probe_sites
+from whence.runs import Run, refuse_if_changed, write_json
+from whence.store import Index, open_index
+
+__all__ = ["Attributor", "model_coverage", "sites_of"]
+
+Report = Callable[[str, int, int], None]
+
+
+class Attributor:
+    """Influence of the documents of a corpus on the outputs of a model.
+
+    Example:
+        >>> import whence  # doctest: +SKIP
+        >>> run = whence.Attributor("run", model="my-model", data=["corpus.jsonl"])  # doctest: +SKIP
+        >>> result = run.trace([whence.Query(prompt="The capital is", completion=" Paris")])  # doctest: +SKIP
+        >>> result.to_pandas()[["id", "influence", "bm25_rank"]]  # doctest: +SKIP
+
+    Args:
+        run: Run folder; read if it exists, made otherwise.
+        model: Hugging Face directory or hub id (needed for a new run; where it lies now, for one that is there).
+        data: Files, folders, globs or URLs (needed for a new run).
+        settings: Any other settings, nested as in `RunConfig`: ``{"fit": {"sample": 0.5}, "recipe": {"bits": 8}}``.
+        device: auto, cpu, cuda or cuda:N; not a setting of the run.
+
+    Raises:
+        StaleRunError: The run was made with another model, tokenizer, corpus or settings.
+        CoverageError: Too few of the parameters can be attributed.
+        InputError: Model or data are missing or cannot be used.
+    """
+
+    def __init__(
+        self,
+        run: str | Path,
+        *,
+        model: str | None = None,
+        data: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.run = Run(run)
+        stored = self.run.read() if self.run.exists else None
+        asked = dict(settings or {})
+        if model is not None:
+            asked["model"] = {**asked.get("model", {}), "model": model}
+        if data:
+            asked["corpus"] = {**asked.get("corpus", {}), "data": [data] if isinstance(data, str) else list(data)}
+        merged = merge_settings(stored["config"] if stored else {}, asked)
+        if "model" not in merged.get("model", {}) or not merged.get("corpus", {}).get("data"):
+            raise InputError(
+                f"{self.run.path} is not a run yet, and a new one needs a model and data: give --model (a directory or "
+                "hub id) and --data (files, folders, globs or URLs of its training documents)."
+            )
+        chosen = checked(ModelConfig, merged["model"])
+        self.loaded, self.tokenizer = self._load(chosen, device)
+        self.config = complete(merged, self.loaded.context, self.loaded.vocabulary)
+        self._bind(stored)
+
+    # ------------------------------------------------------------------ opening
+
+    @staticmethod
+    def _load(settings: ModelConfig, device: str) -> tuple[LoadedModel, Any]:
+        loaded = load_model(
+            settings.model,
+            adapter=settings.adapter,
+            revision=settings.revision,
+            dtype=settings.dtype,
+            device=device,
+            attention=settings.attention,
+        )
+        try:
+            tokenizer = load_tokenizer(settings.tokenizer or settings.model, settings.revision)
+        except ModelError:
+            if settings.tokenizer is not None:
+                raise
+            tokenizer = None  # documents may come as token ids
+        return loaded, tokenizer
+
+    def _bind(self, stored: Mapping[str, Any] | None) -> None:
+        """Refuse a run made from something else; write run.json for a new one."""
+        fingerprints = {
+            "model": self.loaded.fingerprint,
+            "tokenizer": None if self.tokenizer is None else tokenizer_fingerprint(self.tokenizer),
+        }
+        content = {"config": self.config.model_dump(mode="json"), "fingerprints": fingerprints}
+        if stored is None:
+            self._check_coverage()
+            import whence
+
+            self.run.write({"whence": whence.__version__, **content})
+            write_json(self.run.path / "coverage.json", self.coverage.model_dump(mode="json"))
+            return
+        remedy = "Go back to those settings, or name another run folder with --run to make a new run."
+        refuse_if_changed(self.run.path, _flat(_bound(stored)), _flat(_bound(content)), remedy)
+        self._check_coverage()
+
+    def _check_coverage(self) -> None:
+        got = self.coverage
+        chosen = [line for line in got.sites if not line.reason.startswith("left out by --sites")]
+        total = sum(line.parameters for line in chosen)
+        share = sum(line.parameters for line in chosen if line.attributed) / max(total, 1)
+        if share >= self.config.model.min_coverage:
+            return
+        missing = sorted((line for line in chosen if not line.attributed), key=lambda line: -line.parameters)
+        listing = "\n  ".join(f"{line.name}: {line.parameters:,} ({line.reason})" for line in missing[:8])
+        raise CoverageError(
+            f"only {share:.1%} of the parameters can be attributed, less than {self.config.model.min_coverage:.0%}. "
+            f"The largest of the {len(missing)} left out:\n  {listing}\n"
+            f"Influence through them would be missing. To accept that: --min-coverage {max(share - 0.005, 0):.2f}"
+        )
+
+    # ------------------------------------------------------------------ parts
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        """The sites attributed, as a small run of the model found them."""
+        return sites_of(self.loaded, self.config.model.sites)
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """Which share of the model's parameters is attributed, what is not, and why."""
+        return coverage(self.loaded.model, self.sites, self.loaded.trained)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The tokenised corpus.
+
+        Raises:
+            IncompleteError: It has not been read yet.
+        """
+        return open_corpus(self.run.corpus)
+
+    @property
+    def runner(self) -> Runner:
+        """The model with its sites and loss."""
+        return Runner(self.loaded.model, self.sites)
+
+    @property
+    def trained_on(self) -> int:
+        """n, the number of documents the model was trained on."""
+        return self.config.trained_on or self.corpus.documents
+
+    def recipe(self, name: str | None = None) -> Recipe:
+        """The resolved recipe of an index: the named one, or the run's own."""
+        if name is not None:
+            return Recipe.model_validate(self.open_index(name).recipe)
+        return self.config.recipe.resolved(self.sites)
+
+    def index_names(self) -> list[str]:
+        """Names of the indexes in the run."""
+        if not self.run.index.is_dir():
+            return []
+        return sorted(path.parent.name for path in self.run.index.glob("*/manifest.json"))
+
+    def open_index(self, name: str | None = None) -> Index:
+        """Open an index by name, the run's own, or the only one.
+
+        Raises:
+            IncompleteError: There is none, or it is not finished.
+            InputError: There are several and none is the run's own; names them.
+        """
+        names = self.index_names()
+        own = self.config.recipe.resolved(self.sites).name
+        if name is None:
+            name = own if own in names or not names else (names[0] if len(names) == 1 else None)
+        if name is None or (names and name not in names):
+            raise InputError(f"which index? This run has: {', '.join(names)}. Name one with --index.")
+        index = open_index(self.run.index / name)
+        missing = index.missing()
+        if missing:
+            raise IncompleteError(
+                f"the index {name} lacks {len(missing)} of {len(index.shares)} shares; run `whence index --run "
+                f"{self.run.path}` again, it goes on where it stopped."
+            )
+        return index
+
+    def encoders(self, recipe: Recipe) -> dict[str, SiteEncoder]:
+        """What turns gradients into codes under a recipe.
+
+        Raises:
+            IncompleteError: The curvature it needs has not been fitted.
+        """
+        curvatures = load_curvatures(self.run.curvature, self.sites, recipe.method)
+        per_document = self.corpus.targets / max(self.corpus.documents, 1)
+        rule = recipe.damping
+        dampings = {
+            site.name: 1.0 if recipe.method == "identity" else rule.of(site.name, curvatures[site.name], per_document)
+            for site in self.sites
+        }
+        device = self.loaded.device
+        dtype = torch.float64 if next(self.loaded.model.parameters()).dtype == torch.float64 else torch.float32
+        return build_encoders(self.sites, curvatures, dampings, recipe, device, dtype)
+
+    def encode_queries(self, queries: Sequence[Query]) -> list[EncodedQuery]:
+        """Queries as tokens.
+
+        Raises:
+            QueryError: A completion is empty, a query is longer than the context, a span is not there.
+            ModelError: The model has no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ModelError(
+                f"queries need a tokenizer, and none lies beside {self.config.model.model}; use --tokenizer."
+            )
+        return encode_queries(queries, self.tokenizer, self.config.corpus.context)
+
+    # ------------------------------------------------------------------ work
+
+    def fit(self, report: Report | None = None) -> None:
+        """Read the corpus and fit the curvature; goes on where it stopped."""
+        from whence.attributor.steps import fit_steps, run_steps
+
+        run_steps(fit_steps(self), report=report)
+
+    def index(self, recipe: Recipe | None = None, report: Report | None = None) -> Index:
+        """Code every document; goes on where it stopped. Fits first if that has not been done."""
+        from whence.attributor.steps import fit_steps, index_steps, run_steps
+
+        run_steps([*fit_steps(self), *index_steps(self, recipe)], report=report)
+        return self.open_index((recipe or self.config.recipe).resolved(self.sites).name)
+
+    def trace(self, queries: Sequence[Query], **options: Any) -> Any:
+        """Which documents made the model say this? See `whence.attributor.trace.trace` for the options.
+
+        Returns:
+            A `whence.TraceResult`.
+        """
+        from whence.attributor.trace import trace
+
+        return trace(self, queries, **options)
+
+    def scores(self, queries: Sequence[Query], **options: Any) -> NDArray[np.float64]:
+        """Influence of every document on every query in nats, [Q, documents]. See `whence.attributor.trace.scores`."""
+        from whence.attributor.trace import scores
+
+        return scores(self, queries, **options)
+
+
+def _bound(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run may not change: everything but where the model lies and how the index is coded."""
+    config = {key: value for key, value in content["config"].items() if key not in ("recipe", "trained_on")}
+    model = {key: value for key, value in config["model"].items() if key not in ("model", "adapter", "min_coverage")}
+    return {"config": {**config, "model": model}, "fingerprints": content["fingerprints"]}
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    out: dict[str, Any] = {}
+    for key, inner in value.items():
+        out |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return out
+
+
+def sites_of(loaded: LoadedModel, patterns: Sequence[str]) -> list[Site]:
+    """The sites of a model that a small run of it really reaches."""
+    found = find_sites(loaded.model, patterns, loaded.trained)
+    tokens = np.ones((1, min(8, loaded.context)), dtype=np.int64)
+    real = np.ones(tokens.shape, dtype=bool)
+    loss = real.copy()
+    loss[:, 0] = False
+    batch = TokenBatch(np.zeros(1, np.int64), tokens, real, loss, np.zeros_like(tokens))
+    inputs = language_examples(batch, loaded).inputs
+    objective = CausalLM()
+    return probe_sites(loaded.model, found, lambda: objective.losses(loaded.model, inputs), 1, loaded.head)
+
+
+def model_coverage(
+    model: str,
+    adapter: str | None = None,
+    revision: str | None = None,
+    dtype: str = "auto",
+    sites: Sequence[str] = (),
+) -> Coverage:
+    """Which share of a model's parameters can be attributed, without a run."""
+    loaded = load_model(model, adapter=adapter, revision=revision, dtype=dtype, device="cpu")
+    return coverage(loaded.model, sites_of(loaded, sites), loaded.trained)

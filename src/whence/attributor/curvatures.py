@@ -1,0 +1,98 @@
+"""Fitted curvature on disk: one safetensors file per site; bases shared by a group are stored once."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from whence.curvature import SiteCurvature, identity_curvature
+from whence.errors import IncompleteError
+from whence.gradients import Method
+from whence.interfaces import Site
+from whence.runs import is_done, publish, storage_errors
+
+__all__ = ["load_bases", "load_curvatures", "load_tensors", "save_bases", "save_eigenvalues", "save_tensors"]
+
+BASIS = "basis"
+EIGENVALUES = "eigenvalues"
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file inside a folder that is being published."""
+    with storage_errors(path):
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file."""
+    with storage_errors(path):
+        return dict(load_file(path))
+
+
+def save_bases(
+    folder: Path, bases: Mapping[str, SiteCurvature], sites: Sequence[Site], marker: Mapping[str, object]
+) -> None:
+    """Write the eigenbasis and the K-FAC eigenvalues of every site, as float32 (float64 eigenvectors rounded once)."""
+    with publish(folder / BASIS, marker) as temporary:
+        for site in sites:
+            basis = bases[site.name]
+            tensors = {"eigenvalues": basis.eigenvalues.float()}
+            if basis.outputs is not None:
+                tensors["outputs"] = basis.outputs.float()
+            if basis.inputs is not None and site.group == site.name:
+                tensors["inputs"] = basis.inputs.float()
+            save_tensors(temporary / f"{site.name}.safetensors", tensors)
+
+
+def save_eigenvalues(folder: Path, name: str, eigenvalues: Mapping[str, Tensor], marker: Mapping[str, object]) -> None:
+    """Write measured eigenvalues of every site."""
+    with publish(folder / name, marker) as temporary:
+        for site, values in eigenvalues.items():
+            save_tensors(temporary / f"{site}.safetensors", {"eigenvalues": values.float()})
+
+
+def load_bases(folder: Path, sites: Sequence[Site]) -> dict[str, SiteCurvature]:
+    """The eigenbases with K-FAC eigenvalues.
+
+    Raises:
+        IncompleteError: They have not been fitted.
+    """
+    if not is_done(folder / BASIS):
+        raise IncompleteError("the curvature has not been fitted (or its parts not merged); run `whence fit` first.")
+    groups: dict[str, Tensor | None] = {}
+    out: dict[str, SiteCurvature] = {}
+    for site in sorted(sites, key=lambda site: site.group != site.name):
+        tensors = load_tensors(folder / BASIS / f"{site.name}.safetensors")
+        if site.group == site.name:
+            groups[site.group] = tensors.get("inputs")
+        elif site.group not in groups:  # --sites kept this one and not the group's first
+            groups[site.group] = load_tensors(folder / BASIS / f"{site.group}.safetensors").get("inputs")
+        out[site.name] = SiteCurvature(tensors.get("outputs"), groups[site.group], tensors["eigenvalues"])
+    return out
+
+
+def load_curvatures(folder: Path, sites: Sequence[Site], method: Method) -> dict[str, SiteCurvature]:
+    """Curvature of every site under a method.
+
+    Raises:
+        IncompleteError: It has not been fitted; names the command.
+    """
+    if method == "identity":
+        return {site.name: identity_curvature(site) for site in sites}
+    if method == "kfac":
+        return load_bases(folder, sites)
+    name = EIGENVALUES if method == "ekfac" else "diagonal"
+    if not is_done(folder / name):
+        raise IncompleteError(
+            f"no {method} curvature has been fitted in this run; run `whence fit --method {method}` first."
+        )
+    bases = load_bases(folder, sites) if method == "ekfac" else {site.name: identity_curvature(site) for site in sites}
+    out = {}
+    for site in sites:
+        with safe_open(folder / name / f"{site.name}.safetensors", framework="pt") as file:
+            values: Tensor = file.get_tensor("eigenvalues")
+        out[site.name] = SiteCurvature(bases[site.name].outputs, bases[site.name].inputs, values.to(torch.float32))
+    return out

@@ -1,0 +1,168 @@
+"""Scores of all documents for a group of queries: from an index, or by running the model over the corpus.
+
+Both give the same stream of (documents, [influence; gradient dot]) to the same folds.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from whence.attributor.steps import batches
+from whence.data import batch_from_sequences
+from whence.gradients import SiteEncoder, exact_scores, gradient_blocks, language_examples
+from whence.interfaces import EncodedQuery
+from whence.scoring import Fold, Moments, Spool, Top, by_document, scan
+from whence.store import Index
+
+if TYPE_CHECKING:
+    from whence.attributor.core import Attributor
+
+__all__ = ["Question", "ask", "from_index", "from_model", "group_size", "search"]
+
+_GROUP_BYTES = 2 << 30
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Gradients of a group of queries.
+
+    Attributes:
+        queries: The queries, Q of them.
+        blocks: Site -> gradient of -log p(completion) (minus the contrast's), [Q, O, I], full precision.
+        losses: -log p of each, minus the contrast's, nats.
+    """
+
+    queries: Sequence[EncodedQuery]
+    blocks: Mapping[str, Tensor]
+    losses: tuple[float, ...]
+
+
+def group_size(owner: "Attributor") -> int:
+    """How many queries are held at once: about 2 GiB of gradients, so that memory does not grow with their number."""
+    per_query = 4 * 4 * sum(site.size for site in owner.sites)
+    return max(1, _GROUP_BYTES // per_query)
+
+
+def ask(owner: "Attributor", queries: Sequence[EncodedQuery]) -> Question:
+    """Gradients of a group of queries, one after another, in full precision."""
+    collected: dict[str, list[Tensor]] = {site.name: [] for site in owner.sites}
+    losses = []
+    for query in queries:
+        sequences = [(query.text.tokens, query.text.loss_mask)]
+        if query.contrast is not None:
+            sequences.append((query.contrast.tokens, query.contrast.loss_mask))
+        examples = language_examples(batch_from_sequences(sequences), owner.loaded)
+        blocks, loss = gradient_blocks(owner.runner, examples)
+        signs = torch.tensor([1.0, -1.0][: len(sequences)], dtype=loss.dtype, device=loss.device)
+        losses.append(float((loss * signs).sum()))
+        for name, block in blocks.items():
+            collected[name].append(torch.einsum("n,noi->oi", signs.to(block.dtype), block))
+    return Question(queries, {name: torch.stack(parts) for name, parts in collected.items()}, tuple(losses))
+
+
+def from_index(
+    question: Question, index: Index, encoders: Mapping[str, SiteEncoder], folds: Sequence[Fold], scale: float
+) -> None:
+    """Stream influence and gradient dot of every document out of an index; folds see [2Q, M]."""
+    vectors: dict[str, NDArray[np.float32]] = {}
+    for name, encoder in encoders.items():
+        blocks = question.blocks[name]
+        both = torch.cat([encoder.query(blocks), encoder.query(blocks, plain=True)])
+        vectors[name] = both.float().cpu().numpy()
+    scan(index, index.layouts, vectors, folds, scale)
+
+
+def solved(question: Question, encoders: Mapping[str, SiteEncoder]) -> dict[str, Tensor]:
+    """``(C + l)^-1 grad`` of every query by site, [Q, O, I]."""
+    return {name: each.curvature.solve(question.blocks[name], each.damping) for name, each in encoders.items()}
+
+
+def from_model(
+    owner: "Attributor",
+    question: Question,
+    encoders: Mapping[str, SiteEncoder],
+    folds: Sequence[Fold],
+    scale: float,
+    candidates: NDArray[np.int64] | None,
+    advance: Advance,
+) -> None:
+    """Stream exact influence and gradient dot by running the model over the corpus, or over some documents of it."""
+    inverse = solved(question, encoders)
+    targets = {name: torch.cat([inverse[name], question.blocks[name]]) for name in inverse}
+    for share in owner.corpus.shares:
+        windows = owner.corpus.share_windows(share)
+        local = np.arange(len(windows)) if candidates is None else np.flatnonzero(np.isin(windows[:, 0], candidates))
+        if not len(local):
+            continue
+        scores = np.zeros((2 * len(question.queries), len(local)))
+        for places, examples, tokens in batches(owner, share.first_window + local.astype(np.int64)):
+            totals, _ = exact_scores(owner.runner, examples, targets)
+            scores[:, places] = totals[0].T.double().cpu().numpy()
+            advance(tokens)
+        documents, summed = by_document(windows[local], scores * scale)
+        for fold in folds:
+            fold.update(documents, summed)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search over all documents left: the ends of each ranking, moments, and every score on disk."""
+
+    top: Top
+    bottom: Top
+    moments: Moments
+    spool: Spool
+
+    def influence(self, query: int, document: int) -> float:
+        """Influence of a document on a query, as searched."""
+        return float(self.spool.scores[query, document])
+
+
+class _Halves:
+    """Feeds the influence half of [2Q, M] to some folds and all of it to the spool."""
+
+    def __init__(self, influence: Sequence[Fold], everything: Sequence[Fold]) -> None:
+        self.influence = influence
+        self.everything = everything
+
+    def update(self, documents: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
+        """Take in the scores [2Q, M]."""
+        for fold in self.influence:
+            fold.update(documents, scores[: len(scores) // 2])
+        for fold in self.everything:
+            fold.update(documents, scores)
+
+
+def search(
+    owner: "Attributor",
+    question: Question,
+    encoders: Mapping[str, SiteEncoder],
+    index: Index | None,
+    depth: int,
+    spool_path: Path,
+    candidates: NDArray[np.int64] | None,
+    advance: Advance,
+) -> Found:
+    """Score all documents (or the candidates) for a group of queries; see `Found`."""
+    count = len(question.queries)
+    found = Found(
+        Top(count, depth),
+        Top(count, depth, largest=False),
+        Moments(count),
+        Spool(spool_path, 2 * count, owner.corpus.documents),
+    )
+    folds = [_Halves([found.top, found.bottom, found.moments], [found.spool])]
+    scale = 1.0 / owner.trained_on
+    if index is None or candidates is not None:
+        from_model(owner, question, encoders, folds, scale, candidates, advance)
+    else:
+        from_index(question, index, encoders, folds, scale)
+    return found

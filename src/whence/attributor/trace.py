@@ -1,0 +1,382 @@
+"""The main job: which documents made the model say this?
+
+Search all documents (index or model), look closely at the ends of the ranking and at what BM25 would have named, and
+put everything a reader needs side by side: influence, gradient dot, BM25, sites, windows, tokens.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import whence
+from whence.attributor.details import Detail, document_details, query_token_shares, refine
+from whence.attributor.search import Found, Question, ask, from_index, from_model, group_size, search, solved
+from whence.attributor.texts import bm25_of, query_text
+from whence.data import pieces_of
+from whence.errors import InputError, QueryError
+from whence.gradients import Recipe, SiteEncoder
+from whence.interfaces import EncodedQuery, Hit, Query, RunSummary, Token, Trace, TraceResult, WindowShare
+from whence.scoring import Dense
+from whence.store import Index
+
+if TYPE_CHECKING:
+    from whence.attributor.core import Attributor
+
+__all__ = ["TraceOptions", "scores", "trace"]
+
+Report = Callable[[str, int, int], None]
+_BM25_TOP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class TraceOptions:
+    """How a trace looks and reports.
+
+    Attributes:
+        k: Proponents and opponents to list, each.
+        index: Name of the index; the run's own if None.
+        exact: Score every document by running the model, without an index.
+        candidates: Score only these documents (numbers or ids), by running the model.
+        refine: Re-rank the top of an index search (three times k at each end) by running the model.
+        tokens: Take hits apart by token, on both sides.
+        bm25: Rank by BM25 beside it.
+        scores_path: Keep every document's influence and gradient dot here (``.npy`` float32 [2Q, documents]).
+        report: Called with (step, done, total).
+    """
+
+    k: int = 10
+    index: str | None = None
+    exact: bool = False
+    candidates: Sequence[int | str] | None = None
+    refine: bool = True
+    tokens: bool = True
+    bm25: bool = True
+    scores_path: Path | None = None
+    report: Report | None = None
+
+
+def trace(owner: "Attributor", queries: Sequence[Query], **options: Any) -> TraceResult:
+    """Trace queries to documents.
+
+    Args:
+        owner: The run; it is fitted and indexed first if that has not been done.
+        queries: What the model said.
+        options: See `TraceOptions`.
+
+    Returns:
+        Rankings with everything about their hits.
+
+    Raises:
+        QueryError: There is no query, or one cannot be encoded.
+        InputError: An unknown option, candidate or index.
+    """
+    opts = TraceOptions(**options)
+    if not queries:
+        raise QueryError("there is no query; give --prompt and --completion, or a --query file with at least one row.")
+    if opts.k < 1:
+        raise InputError(f"k is the number of documents to list, at least 1; got {opts.k}")
+    recipe, index = _prepare(owner, opts)
+    candidates = _candidates(owner, opts.candidates)
+    encoders = owner.encoders(recipe)
+    encoded = owner.encode_queries(queries)
+    lexical = bm25_of(owner) if opts.bm25 else None
+    traces: list[Trace] = []
+    step = group_size(owner)
+    for start in range(0, len(encoded), step):
+        question = ask(owner, encoded[start : start + step])
+        found = search(
+            owner, question, encoders, index, 3 * opts.k, _spool(owner, opts, start), candidates, _advance(owner, opts)
+        )
+        try:
+            view = _View(owner, opts, question, found, encoders, lexical, index is not None and candidates is None)
+            for number in range(len(question.queries)):
+                traces.append(view.trace(number))
+                if opts.report is not None:
+                    opts.report("trace", len(traces), len(encoded))
+        finally:
+            found.spool.close(keep=opts.scores_path is not None)
+    return TraceResult(summary=summary(owner, recipe, index, opts), traces=tuple(traces))
+
+
+def scores(
+    owner: "Attributor", queries: Sequence[Query], *, index: str | None = None, exact: bool = False, plain: bool = False
+) -> NDArray[np.float64]:
+    """Influence of every document on every query in nats, [Q, documents], in memory.
+
+    Args:
+        owner: The run.
+        queries: What the model said.
+        index: Name of the index; the run's own if None.
+        exact: Run the model over the corpus instead of reading an index.
+        plain: The gradient dot product over n instead.
+    """
+    opts = TraceOptions(index=index, exact=exact)
+    recipe, opened = _prepare(owner, opts)
+    encoders = owner.encoders(recipe)
+    out = []
+    encoded = owner.encode_queries(queries)
+    step = group_size(owner)
+    for start in range(0, len(encoded), step):
+        question = ask(owner, encoded[start : start + step])
+        count = len(question.queries)
+        dense = Dense(2 * count, owner.corpus.documents)
+        if opened is None:
+            from_model(owner, question, encoders, [dense], 1.0 / owner.trained_on, None, lambda _: None)
+        else:
+            from_index(question, opened, encoders, [dense], 1.0 / owner.trained_on)
+        out.append(dense.scores[count:] if plain else dense.scores[:count])
+    return np.concatenate(out)
+
+
+def _prepare(owner: "Attributor", opts: TraceOptions) -> tuple[Recipe, Index | None]:
+    """Make what is missing, and open the index unless the model is to be run instead."""
+    if opts.exact or opts.candidates is not None:
+        owner.fit(opts.report)
+        return owner.recipe(opts.index), None
+    if opts.index is None:
+        owner.index(report=opts.report)
+    return owner.recipe(opts.index), owner.open_index(opts.index)
+
+
+def _advance(owner: "Attributor", opts: TraceOptions) -> Callable[[int], None]:
+    done = 0
+
+    def advance(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        if opts.report is not None:
+            opts.report("scoring", done, owner.corpus.tokens)
+
+    return advance
+
+
+def _spool(owner: "Attributor", opts: TraceOptions, start: int) -> Path:
+    if opts.scores_path is not None:
+        path = opts.scores_path
+        return path if start == 0 else path.with_name(f"{path.stem}-{start:06d}{path.suffix}")
+    import os
+
+    return owner.run.traces / f".scores-{os.getpid()}-{start}.npy"
+
+
+def _candidates(owner: "Attributor", chosen: Sequence[int | str] | None) -> NDArray[np.int64] | None:
+    if chosen is None:
+        return None
+    numbers = [each for each in chosen if isinstance(each, int)]
+    names = {each for each in chosen if isinstance(each, str)}
+    seen: set[str] = set()
+    if names:
+        for number in range(owner.corpus.documents):
+            name = owner.corpus.document(number).id
+            if name in names:
+                numbers.append(number)
+                seen.add(name)
+    unknown = sorted(names - seen) + [str(n) for n in numbers if not 0 <= n < owner.corpus.documents]
+    if unknown or not numbers:
+        raise InputError(
+            f"{len(unknown)} candidates are not in the corpus of {owner.corpus.documents:,} documents: "
+            + (", ".join(unknown[:8]) or "(none was given)")
+        )
+    return np.unique(np.asarray(numbers, dtype=np.int64))
+
+
+def summary(owner: "Attributor", recipe: Recipe, index: Index | None, opts: TraceOptions) -> RunSummary:
+    """The settings behind a result."""
+    corpus = owner.corpus
+    per_document = 0.0 if index is None else index.bytes_per_row * corpus.windows / max(corpus.documents, 1)
+    return RunSummary(
+        run=str(owner.run.path),
+        model=owner.loaded.name,
+        data=", ".join(owner.config.corpus.data),
+        documents=corpus.documents,
+        windows=corpus.windows,
+        tokens=corpus.tokens,
+        skipped=sum(corpus.skipped.values()),
+        trained_on=owner.trained_on,
+        method=recipe.method,
+        recipe="none: the model was run over the documents" if index is None else index.folder.name,
+        damping=str(recipe.damping) if recipe.method != "identity" else "none",
+        bytes_per_document=per_document,
+        coverage=owner.coverage,
+        whence_version=whence.__version__,
+        settings={"refined": opts.refine, "k": opts.k, "exact": opts.exact, **owner.config.fit.model_dump(mode="json")},
+    )
+
+
+class _View:
+    """Turns one group's search into traces."""
+
+    def __init__(
+        self,
+        owner: "Attributor",
+        opts: TraceOptions,
+        question: Question,
+        found: Found,
+        encoders: dict[str, SiteEncoder],
+        lexical: Any,
+        indexed: bool,
+    ) -> None:
+        self.owner, self.opts, self.question, self.found = owner, opts, question, found
+        self.encoders, self.lexical, self.indexed = encoders, lexical, indexed
+        self.inverse = solved(question, encoders)
+
+    def trace(self, number: int) -> Trace:
+        """The trace of one query of the group."""
+        query = self.question.queries[number]
+        lexical = self.lexical.scores(query_text(query)) if self.lexical is not None else None
+        lexical_ranks = None if lexical is None else self.lexical.ranks(lexical)
+        named = _named(lexical)
+        values = self._values(number, named)
+        k = self.opts.k
+        ends = [document for document in values if document not in named or self._at_an_end(number, document)]
+        best = sorted((d for d in ends if values[d] > 0), key=lambda d: (-values[d], d))[:k]
+        worst = sorted((d for d in ends if values[d] < 0), key=lambda d: (values[d], d))[:k]
+        details, on_query = self._details(number, query, [*best, *worst, *named])
+        make = _HitMaker(self, number, lexical, lexical_ranks, details, on_query)
+        proponents = tuple(make.hit(document, rank, values) for rank, document in enumerate(best, 1))
+        opponents = tuple(make.hit(document, rank, values, True) for rank, document in enumerate(worst, 1))
+        return Trace(
+            query_id=query.id,
+            prompt=query.query.prompt or _conversation(query.query),
+            completion=query.query.completion or _last_message(query.query),
+            contrast=query.query.contrast,
+            tokens=_query_tokens(query, [on_query.get(hit.document) for hit in (*proponents, *opponents)]),
+            loss=self.question.losses[number],
+            proponents=proponents,
+            opponents=opponents,
+            bm25_top=tuple(make.hit(document, rank, values) for rank, document in enumerate(named, 1)),
+            scored=self.found.moments.count,
+            mean=float(self.found.moments.mean[number]),
+            std=float(self.found.moments.std[number]),
+        )
+
+    def _at_an_end(self, number: int, document: int) -> bool:
+        return document in self.found.top.documents[number] or document in self.found.bottom.documents[number]
+
+    def _values(self, number: int, named: Sequence[int]) -> dict[int, float]:
+        """Influence of both ends of the ranking and of BM25's first, by running the model where that is wanted."""
+        ends = np.concatenate([self.found.top.documents[number], self.found.bottom.documents[number]])
+        documents = list(dict.fromkeys([*ends.tolist(), *named]))
+        searched = {document: self.found.influence(number, document) for document in documents}
+        if not (self.indexed and self.opts.refine):
+            return {document: value for document, value in searched.items() if value == value}
+        exact = refine(self.owner, documents, *self._targets(number))
+        return {document: influence for document, (influence, _) in exact.items()}
+
+    def _targets(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        row = slice(number, number + 1)
+        return (
+            {name: blocks[row] for name, blocks in self.inverse.items()},
+            {name: blocks[row] for name, blocks in self.question.blocks.items()},
+        )
+
+    def _details(
+        self, number: int, query: EncodedQuery, documents: Sequence[int]
+    ) -> tuple[dict[int, Detail], dict[int, NDArray[np.float64]]]:
+        chosen = list(dict.fromkeys(documents))
+        if not self.opts.tokens or not chosen:
+            return {}, {}
+        details = document_details(self.owner, chosen, *self._targets(number))
+        return details, query_token_shares(self.owner, query, chosen, self.encoders)
+
+
+def _named(lexical: NDArray[np.float32] | None) -> list[int]:
+    """BM25's first documents."""
+    if lexical is None:
+        return []
+    order = np.lexsort((np.arange(len(lexical)), -lexical))[:_BM25_TOP]
+    return [int(document) for document in order if lexical[document] > 0]
+
+
+@dataclass(frozen=True, slots=True)
+class _HitMaker:
+    view: _View
+    number: int
+    lexical: NDArray[np.float32] | None
+    lexical_ranks: NDArray[np.int64] | None
+    details: dict[int, Detail]
+    on_query: dict[int, NDArray[np.float64]]
+
+    def hit(self, document: int, rank: int, values: dict[int, float], opponent: bool = False) -> Hit:
+        """Everything about one document of a ranking."""
+        owner, found = self.view.owner, self.view.found
+        record = owner.corpus.document(document)
+        detail = self.details.get(document)
+        one = np.array([document])
+        rows = len(self.view.question.queries)
+        place = int(found.spool.ranks(self.number, one)[0])
+        searched = found.influence(self.number, document)
+        refined = self.view.indexed and (self.view.opts.refine or detail is not None)
+        return Hit(
+            rank=rank,
+            id=record.id,
+            source=record.source,
+            row=record.row,
+            hash=record.hash,
+            metadata=record.metadata,
+            document=document,
+            length=len(record.tokens),
+            influence=values.get(document, searched),
+            refined=refined or not self.view.indexed,
+            index_influence=searched if self.view.indexed else None,
+            index_rank=(found.moments.count + 1 - place if opponent else place) if self.view.indexed else None,
+            gradient_dot=detail.gradient_dot if detail else float(found.spool.scores[rows + self.number, document]),
+            gradient_dot_rank=int(found.spool.ranks(rows + self.number, one)[0]),
+            bm25=None if self.lexical is None else float(self.lexical[document]),
+            bm25_rank=None if self.lexical_ranks is None else int(self.lexical_ranks[document]),
+            sites={}
+            if detail is None
+            else {site.name: float(value) for site, value in zip(owner.sites, detail.sites, strict=True)},
+            windows=()
+            if detail is None
+            else tuple(
+                WindowShare(start=start, stop=stop, influence=influence) for start, stop, influence in detail.windows
+            ),
+            tokens=_document_tokens(owner, record.tokens, record.loss_mask, detail),
+            query_tokens=tuple(self.on_query[document].tolist()) if document in self.on_query else (),
+        )
+
+
+def _document_tokens(
+    owner: "Attributor", tokens: NDArray[np.int64], targets: NDArray[np.bool_], detail: Detail | None
+) -> tuple[Token, ...]:
+    """The tokens of a document's most influential window."""
+    start, stop = (0, min(len(tokens), owner.config.corpus.context))
+    if detail is not None:
+        start, stop, _ = detail.windows[detail.window]
+    shown = tokens[start:stop]
+    texts = pieces_of(shown, owner.tokenizer) if owner.tokenizer is not None else [f"{token} " for token in shown]
+    shares = detail.tokens if detail is not None else np.zeros(len(shown))
+    return tuple(
+        Token(text=text, influence=float(share), target=bool(target))
+        for text, share, target in zip(texts, shares, targets[start:stop], strict=True)
+    )
+
+
+def _query_tokens(query: EncodedQuery, shares: Sequence[NDArray[np.float64] | None]) -> tuple[Token, ...]:
+    known = [share for share in shares if share is not None]
+    total = np.sum(known, axis=0) if known else np.zeros(len(query.text.tokens))
+    return tuple(
+        Token(text=text, influence=float(value), target=bool(target))
+        for text, value, target in zip(query.text.pieces, total, query.text.loss_mask, strict=True)
+    )
+
+
+def _conversation(query: Query) -> str:
+    turns = query.messages[:-1] if query.messages else ()
+    return "\n".join(f"{turn.get('role', '')}: {turn.get('content', '')}" for turn in turns)
+
+
+def _last_message(query: Query) -> str:
+    return str(query.messages[-1].get("content", "")) if query.messages else ""
+
+
+def trace_name(queries: Sequence[Query], recipe: str) -> str:
+    """A folder name for a trace: the same questions to the same index give the same name."""
+    text = recipe + "".join(query.model_dump_json() for query in queries)
+    return "trace-" + hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -1,0 +1,46 @@
+"""The command line.
+
+options.py   options that commands share, and how they become settings
+commands.py  fit, index, merge, trace, report, coverage, demo
+tables.py    what is printed that is not a result of a trace
+"""
+
+import sys
+
+from whence.errors import WhenceError
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line; whence's own errors are one message on stderr, and exit status 2."""
+    from whence.cli.commands import app
+
+    try:
+        app(standalone_mode=False)
+    except WhenceError as error:
+        _fail(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nStopped. What was finished is kept; the same command goes on from there.\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        if not _is_usage(error):
+            raise
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(error.exit_code)  # type: ignore[attr-defined]
+
+
+def _is_usage(error: Exception) -> bool:
+    """Whether typer raised it about how the command was typed."""
+    return hasattr(error, "show") and hasattr(error, "exit_code")
+
+
+def _fail(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    console.print(Text.assemble(("whence: ", "bold red"), message), soft_wrap=True)

@@ -1,0 +1,358 @@
+"""The commands. Each opens a run, lets launch do the work and shows what came of it; torch is loaded inside."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from whence.cli import options as o
+from whence.errors import InputError, QueryError
+
+if TYPE_CHECKING:
+    from whence.attributor import Attributor, Step
+
+app = typer.Typer(
+    name="whence",
+    help="Which training documents made a language model say this? Influence, measured in nats, beside BM25.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+_DEFAULT_RUN = Path("whence-run")
+
+
+def _console(stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _open(run: Path, model: str | None, data: list[str] | None, values: dict[str, Any], device: str) -> "Attributor":
+    from transformers.utils import logging
+
+    from whence.attributor import Attributor
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    owner = Attributor(run, model=model, data=data or (), settings=o.settings(values), device=device)
+    got = owner.coverage
+    _console(stderr=True).print(
+        f"{owner.loaded.name}: {len(owner.sites)} sites, {got.share:.1%} of {got.parameters:,} parameters attributed "
+        f"(coverage.json lists the rest)",
+        style="dim",
+        markup=False,
+    )
+    return owner
+
+
+def _shares(text: str | None) -> tuple[int, int]:
+    from whence.runs import parse_shares
+
+    try:
+        return parse_shares(text)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _work(owner: "Attributor", steps: "list[Step]", shares: str | None) -> bool:
+    """Do this worker's share; whether everything is over."""
+    from whence.launch import run_here, waiting
+
+    console = _console(stderr=True)
+    left = run_here(steps, console, _shares(shares))
+    if left is None:
+        return True
+    done, total = waiting(left)
+    console.print(
+        f"This worker's share of '{left.name}' is done; {done} of {total} items are there. When the other workers have "
+        f"finished theirs, run the same command again (or `whence merge --run {owner.run.path}`).",
+        markup=False,
+    )
+    return False
+
+
+def _corpus_line(owner: "Attributor") -> str:
+    corpus = owner.corpus
+    skipped = sum(corpus.skipped.values())
+    why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(corpus.skipped.items()))
+    return (
+        f"Corpus: {corpus.documents:,} documents, {corpus.windows:,} windows, {corpus.tokens:,} tokens"
+        + (f"; {skipped:,} rows skipped ({why})" if skipped else "; no row skipped")
+        + (f"; {corpus.duplicate_ids:,} ids occur twice and are kept apart" if corpus.duplicate_ids else "")
+    )
+
+
+@app.command()
+def fit(
+    run: o.RUN = _DEFAULT_RUN,
+    model: o.MODEL = None,
+    data: o.DATA = None,
+    config: o.CONFIG = None,
+    adapter: o.ADAPTER = None,
+    revision: o.REVISION = None,
+    tokenizer: o.TOKENIZER = None,
+    dtype: o.DTYPE = None,
+    device: o.DEVICE = "auto",
+    sites: o.SITES = None,
+    min_coverage: o.MIN_COVERAGE = None,
+    context: o.CONTEXT = None,
+    max_tokens: o.MAX_TOKENS = None,
+    text_field: o.TEXT_FIELD = None,
+    id_field: o.ID_FIELD = None,
+    method: o.METHOD = None,
+    sample: o.SAMPLE = None,
+    seed: o.SEED = None,
+    precision: o.PRECISION = None,
+    batch_tokens: o.BATCH_TOKENS = None,
+    pack: o.PACK = None,
+    shares: o.SHARES = None,
+) -> None:
+    """Read the corpus and fit the curvature of the model on a sample of it."""
+    from whence.attributor import fit_steps
+    from whence.runs import is_done, read_json
+
+    owner = _open(run, model, data, locals(), device)
+    if not _work(owner, fit_steps(owner), shares):
+        return
+    console = _console()
+    console.print(_corpus_line(owner), markup=False)
+    folder = owner.run.curvature / "eigenvalues"
+    if is_done(folder):
+        marker = read_json(folder / "done.json")
+        error = marker["median_relative_standard_error"]
+        console.print(
+            f"Curvature: EK-FAC on {marker['documents']:,.0f} documents"
+            + (
+                f"; eigenvalues known to ±{error:.0%} (median over sites, from {owner.config.fit.parts} parts)"
+                if error
+                else ""
+            ),
+            markup=False,
+        )
+    console.print(f"Next: whence trace --run {run} --prompt … --completion …", markup=False)
+
+
+@app.command()
+def index(
+    run: o.RUN = _DEFAULT_RUN,
+    model: o.MODEL = None,
+    data: o.DATA = None,
+    config: o.CONFIG = None,
+    device: o.DEVICE = "auto",
+    method: Annotated[
+        str | None, typer.Option(help="Curvature of the codes: ekfac, kfac, diagonal, identity.", show_default=False)
+    ] = None,
+    damping: o.DAMPING = None,
+    weight_decay: o.WEIGHT_DECAY = None,
+    bits: o.BITS = None,
+    projection: o.PROJECTION = None,
+    coordinates: o.COORDINATES = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fast (default) or full products for documents.", show_default=False)
+    ] = None,
+    shares: o.SHARES = None,
+) -> None:
+    """Store one code per document, after fitting if need be; resumable, in shares."""
+    from whence.attributor import fit_steps, index_steps
+    from whence.gradients import Recipe
+
+    values = {key: value for key, value in locals().items() if key not in ("method", "precision")}
+    owner = _open(run, model, data, values, device)
+    chosen = {key: value for key, value in (("method", method), ("precision", precision)) if value is not None}
+    from whence.attributor.config import checked
+
+    recipe = checked(Recipe, {**owner.config.recipe.model_dump(), **chosen}).resolved(owner.sites)
+    if not _work(owner, fit_steps(owner), shares):
+        return
+    _estimate(owner, recipe)
+    if _work(owner, index_steps(owner, recipe), shares):
+        console = _console()
+        console.print(_corpus_line(owner), markup=False)
+        size = recipe.bytes_per_row(owner.sites)
+        console.print(f"Index: {recipe.name}, {size:,} bytes per window of {owner.corpus.windows:,}", markup=False)
+
+
+def _estimate(owner: "Attributor", recipe: Any) -> None:
+    """Say what an index will take before it is paid for, and refuse if the disk cannot hold it."""
+    import shutil
+
+    from whence.errors import StorageError
+
+    size = recipe.bytes_per_row(owner.sites) * owner.corpus.windows
+    free = shutil.disk_usage(owner.run.path).free
+    there = sum(file.stat().st_size for file in (owner.run.index / recipe.name).glob("*/codes.npy"))
+    _console(stderr=True).print(
+        f"Index {recipe.name}: {size / 1e9:,.2f} GB for {owner.corpus.windows:,} windows ({free / 1e9:,.0f} GB free)",
+        style="dim",
+        markup=False,
+    )
+    if size - there > free:
+        raise StorageError(
+            f"the index would take {size / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free in {owner.run.path}. Store less "
+            "with --projection kronecker --coordinates 1024, or name a folder on a larger disk with --run."
+        )
+
+
+@app.command()
+def merge(run: o.RUN = _DEFAULT_RUN, device: o.DEVICE = "auto") -> None:
+    """Merge what workers with --shares have finished, and say what is still missing; can run any time."""
+    from whence.attributor import fit_steps, index_steps
+    from whence.launch import merge as merge_steps
+    from whence.launch import waiting
+
+    owner = _open(run, None, None, {}, device)
+    console = _console()
+    left = merge_steps([*fit_steps(owner), *index_steps(owner)])
+    if left is None:
+        console.print("Everything is merged; the run can be traced.", markup=False)
+        return
+    done, total = waiting(left)
+    console.print(f"Step '{left.name}': {done} of {total} items are there; the rest is still to be done.", markup=False)
+
+
+@app.command()
+def trace(
+    run: o.RUN = _DEFAULT_RUN,
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What the model was asked.")] = "",
+    completion: Annotated[
+        str | None, typer.Option("--completion", "-a", help="What it answered.", show_default=False)
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="Another answer: why this rather than that?", show_default=False)
+    ] = None,
+    span: Annotated[str | None, typer.Option(help="The part of the answer to explain.", show_default=False)] = None,
+    query: Annotated[
+        str | None, typer.Option("--query", "-q", help="JSONL or CSV of queries instead.", show_default=False)
+    ] = None,
+    model: o.MODEL = None,
+    data: o.DATA = None,
+    config: o.CONFIG = None,
+    top: Annotated[int, typer.Option("--top", "-k", help="Proponents and opponents to list, each.")] = 10,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Score by running the model over the corpus; no index.")
+    ] = False,
+    candidates: Annotated[
+        Path | None,
+        typer.Option(help="Text file of document ids, one a line: score only these, exactly.", show_default=False),
+    ] = None,
+    index_name: Annotated[
+        str | None, typer.Option("--index", help="Which index of the run.", show_default=False)
+    ] = None,
+    refine: Annotated[bool, typer.Option(help="Re-rank the top of the index by running the model.")] = True,
+    save_scores: Annotated[
+        bool, typer.Option("--save-scores", help="Keep every document's scores (scores.npy).")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results (default: in the run).", show_default=False)
+    ] = None,
+    adapter: o.ADAPTER = None,
+    revision: o.REVISION = None,
+    tokenizer: o.TOKENIZER = None,
+    dtype: o.DTYPE = None,
+    device: o.DEVICE = "auto",
+    sites: o.SITES = None,
+    min_coverage: o.MIN_COVERAGE = None,
+    context: o.CONTEXT = None,
+    text_field: o.TEXT_FIELD = None,
+    id_field: o.ID_FIELD = None,
+    trained_on: o.TRAINED_ON = None,
+    damping: o.DAMPING = None,
+    weight_decay: o.WEIGHT_DECAY = None,
+    method: o.METHOD = None,
+) -> None:
+    """Which training documents made the model say this? Fits and indexes first if that has not been done."""
+    from whence.attributor import fit_steps, index_steps, trace_name
+    from whence.launch import progress
+    from whence.report import save, show
+
+    queries = _queries(prompt, completion, contrast, span, query)
+    owner = _open(run, model, data, locals(), device)
+    if not _work(owner, fit_steps(owner), None):
+        return
+    if index_name is None and not exact and candidates is None:
+        _estimate(owner, owner.recipe())
+        if not _work(owner, index_steps(owner), None):
+            return
+    folder = out or owner.run.traces / trace_name(queries, index_name or owner.recipe().name)
+    with progress(_console(stderr=True)) as report:
+        result = owner.trace(
+            queries,
+            k=top,
+            index=index_name,
+            exact=exact,
+            candidates=None if candidates is None else _lines(candidates),
+            refine=refine,
+            scores_path=folder.with_name(f"{folder.name}-scores.npy") if save_scores else None,
+            report=report,
+        )
+    written = save(result, folder)
+    console = _console()
+    show(result, console, limit=top)
+    console.print(f"Page: {written['page']}", markup=False, soft_wrap=True)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--candidates {path} cannot be read: {error}") from error
+
+
+def _queries(prompt: str, completion: str | None, contrast: str | None, span: str | None, query: str | None) -> Any:
+    from whence.data import load_queries
+    from whence.interfaces import Query
+
+    if query is not None:
+        if completion is not None or prompt:
+            raise QueryError("give either --query or --prompt and --completion, not both.")
+        return load_queries(query)
+    if completion is None:
+        raise QueryError("what did the model say? Give --completion (with its --prompt), or a file with --query.")
+    return [Query(id="query-0", prompt=prompt, completion=completion, contrast=contrast, span=span)]
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A folder that `whence trace` wrote.")],
+    top: Annotated[int, typer.Option("--top", "-k", help="Hits to show, each way.")] = 10,
+) -> None:
+    """Show a stored trace again, and write its page anew; runs no model."""
+    from whence.report import load, save, show
+
+    result = load(folder)
+    console = _console()
+    show(result, console, limit=top)
+    console.print(f"Page: {save(result, folder)['page']}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def coverage(
+    model: Annotated[str, typer.Option("--model", "-m", help="Hugging Face causal LM: a directory or hub id.")],
+    adapter: o.ADAPTER = None,
+    revision: o.REVISION = None,
+    dtype: o.DTYPE = None,
+    sites: o.SITES = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Which share of a model's parameters can be attributed, what cannot, and why."""
+    from whence.attributor import model_coverage
+    from whence.cli.tables import coverage_table
+
+    got = model_coverage(model, adapter=adapter, revision=revision, dtype=dtype or "auto", sites=tuple(sites or ()))
+    if as_json:
+        typer.echo(got.model_dump_json(indent=1))
+    else:
+        _console().print(coverage_table(got))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the demo's corpus, model, run and page.")] = Path("whence-demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the corpus and the training.")] = 0,
+    small: Annotated[bool, typer.Option("--small", help="A tiny version, in seconds.")] = False,
+) -> None:
+    """Train a small model on the Python library's documentation with planted false claims, and trace them."""
+    from whence.demo import run_demo
+
+    run_demo(out, seed=seed, small=small, console=_console())

@@ -1,0 +1,178 @@
+"""The options that commands share, and how they become settings. Loads no torch."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from whence.errors import InputError
+
+RUN = Annotated[Path, typer.Option("--run", "-r", help="Run folder; made if it does not exist.", show_default=True)]
+MODEL = Annotated[
+    str | None, typer.Option("--model", "-m", help="Hugging Face causal LM: a directory or hub id.", show_default=False)
+]
+DATA = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        "-d",
+        help="Training documents: a file, folder, glob or URL (JSONL, Parquet, CSV, Arrow, text, HF dataset folder). "
+        "Can be repeated.",
+        show_default=False,
+    ),
+]
+CONFIG = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="TOML file with any setting ([model], [corpus], [fit], [recipe]).", show_default=False
+    ),
+]
+ADAPTER = Annotated[
+    str | None, typer.Option(help="PEFT adapter; only its parameters are then attributed.", show_default=False)
+]
+REVISION = Annotated[str | None, typer.Option(help="Hub revision of the model.", show_default=False)]
+TOKENIZER = Annotated[
+    str | None, typer.Option(help="Another tokenizer than the one beside the model.", show_default=False)
+]
+DTYPE = Annotated[
+    str | None,
+    typer.Option(
+        help="auto (float32 on CPU, the checkpoint's on CUDA), float32, bfloat16, float16, float64.", show_default=False
+    ),
+]
+DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+SITES = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sites", help="Only weights whose name matches, as in '*.mlp.*'. Can be repeated.", show_default=False
+    ),
+]
+MIN_COVERAGE = Annotated[
+    float | None,
+    typer.Option(help="Least share of the parameters that must be attributed (default 0.9).", show_default=False),
+]
+CONTEXT = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens per window; longer documents are split (default: the model's, up to 2048).", show_default=False
+    ),
+]
+MAX_TOKENS = Annotated[
+    int | None, typer.Option(help="Skip documents with more tokens than this (default: keep all).", show_default=False)
+]
+TEXT_FIELD = Annotated[
+    str | None, typer.Option(help="Field with a document's text (default: text).", show_default=False)
+]
+ID_FIELD = Annotated[str | None, typer.Option(help="Field with a document's id (default: id).", show_default=False)]
+TRAINED_ON = Annotated[
+    int | None,
+    typer.Option(help="Documents the model was trained on, if --data is a sample of them.", show_default=False),
+]
+METHOD = Annotated[
+    str | None,
+    typer.Option(help="Curvature: ekfac (default), kfac, diagonal, identity (gradient dot).", show_default=False),
+]
+SAMPLE = Annotated[
+    float | None,
+    typer.Option(help="Share of the documents to fit on (default 0.25, at least 128).", show_default=False),
+]
+DAMPING = Annotated[
+    float | None,
+    typer.Option(help="Damping as a multiple of each site's mean eigenvalue (default 0.01).", show_default=False),
+]
+WEIGHT_DECAY = Annotated[
+    float | None,
+    typer.Option(help="Damping from the L2 weight decay the model was trained with, instead.", show_default=False),
+]
+BITS = Annotated[int | None, typer.Option(help="Bits per stored coordinate: 1 (default), 8 or 16.", show_default=False)]
+PROJECTION = Annotated[
+    str | None,
+    typer.Option(
+        help="none keeps the whole gradient, kronecker and hadamard keep --coordinates (default: whole up to 1 MiB per "
+        "document, kronecker above).",
+        show_default=False,
+    ),
+]
+COORDINATES = Annotated[int | None, typer.Option(help="Coordinates to keep per site.", show_default=False)]
+PRECISION = Annotated[
+    str | None,
+    typer.Option(
+        help="fast (default) lets products of documents' gradients use bfloat16/TF32 units; full does not.",
+        show_default=False,
+    ),
+]
+BATCH_TOKENS = Annotated[int | None, typer.Option(help="Padded tokens per batch (default 4096).", show_default=False)]
+PACK = Annotated[
+    bool | None, typer.Option("--pack/--no-pack", help="Pack short documents into one batch row.", show_default=False)
+]
+SHARES = Annotated[
+    str | None,
+    typer.Option(
+        help="i/n: do the i-th (from 0) of n shares; run n of these anywhere on one run folder.", show_default=False
+    ),
+]
+SEED = Annotated[
+    int | None, typer.Option(help="Seed of samples, sampled labels and projections (default 0).", show_default=False)
+]
+
+_PLACES = {
+    "adapter": "model.adapter",
+    "revision": "model.revision",
+    "tokenizer": "model.tokenizer",
+    "dtype": "model.dtype",
+    "sites": "model.sites",
+    "min_coverage": "model.min_coverage",
+    "context": "corpus.context",
+    "max_tokens": "corpus.max_tokens",
+    "text_field": "corpus.text_field",
+    "id_field": "corpus.id_field",
+    "trained_on": "trained_on",
+    "sample": "fit.sample",
+    "batch_tokens": "fit.batch_tokens",
+    "pack": "fit.pack",
+    "bits": "recipe.bits",
+    "projection": "recipe.projection",
+    "coordinates": "recipe.coordinates",
+}
+_BOTH = {
+    "method": ("fit.method", "recipe.method"),
+    "precision": ("fit.precision", "recipe.precision"),
+    "seed": ("fit.seed", "recipe.seed"),
+}
+
+
+def settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings from a command's options: the --config file, with what was typed on top."""
+    out: dict[str, Any] = _read(options.get("config"))
+    for name, value in options.items():
+        if value is None or value == []:
+            continue
+        for place in _BOTH.get(name, (_PLACES[name],) if name in _PLACES else ()):
+            _put(out, place, value)
+    if options.get("damping") is not None and options.get("weight_decay") is not None:
+        raise InputError("--damping and --weight-decay are two ways to set the same thing; give one of them.")
+    if options.get("damping") is not None:
+        _put(out, "recipe.damping", {"kind": "relative", "value": options["damping"]})
+    if options.get("weight_decay") is not None:
+        _put(out, "recipe.damping", {"kind": "weight_decay", "value": options["weight_decay"]})
+    return out
+
+
+def _put(out: dict[str, Any], place: str, value: Any) -> None:
+    *path, last = place.split(".")
+    for key in path:
+        out = out.setdefault(key, {})
+    out[last] = value
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path} is not TOML: {error}.") from error

@@ -1,0 +1,27 @@
+"""Tables for the terminal that are not traces."""
+
+from collections import Counter
+from typing import Any
+
+from rich.table import Table
+
+from whence.interfaces import Coverage
+
+__all__ = ["coverage_table"]
+
+
+def coverage_table(coverage: Coverage) -> Any:
+    """Parameters by kind of module: attributed or not, and why not."""
+    table = Table(title=f"{coverage.share:.2%} of {coverage.parameters:,} parameters attributed", title_justify="left")
+    for heading, justify in (("module", "left"), ("weights", "right"), ("parameters", "right"), ("attributed", "left")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    tensors: Counter[tuple[str, bool, str]] = Counter()
+    sizes: Counter[tuple[str, bool, str]] = Counter()
+    for line in coverage.sites:
+        key = (line.kind, line.attributed, line.reason)
+        tensors[key] += 1
+        sizes[key] += line.parameters
+    for key, size in sorted(sizes.items(), key=lambda item: -item[1]):
+        kind, attributed, reason = key
+        table.add_row(kind, f"{tensors[key]:,}", f"{size:,}", "yes" if attributed else f"no: {reason}")
+    return table

@@ -1,0 +1,104 @@
+"""Runs the steps of a run in this process, with progress that people can read; which engine runs shares is decided here.
+
+Any number of processes or machines may each call `run_here` with their own ``(i, n)`` on one run folder: they never
+talk to each other, and whoever finds every item of a step done merges it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from whence.attributor import Step, run_steps
+
+__all__ = ["merge", "progress", "run_here", "waiting"]
+
+_SAID = {
+    "corpus": "Reading the corpus",
+    "covariance": "Fitting covariances",
+    "eigenvalues": "Fitting eigenvalues",
+    "diagonal": "Fitting the diagonal",
+    "index": "Coding documents",
+    "scoring": "Running documents",
+    "trace": "Looking at hits",
+}
+
+
+class _Rate(ProgressColumn):
+    """Tokens per second."""
+
+    def render(self, task: Task) -> Text:
+        """Draw it."""
+        speed = task.finished_speed or task.speed
+        unit = "query" if task.fields.get("step") == "trace" else "tok"
+        return Text("" if speed is None else f"{speed:,.0f} {unit}/s", style="progress.data.speed")
+
+
+class _Report:
+    """Feeds a rich progress display from ``(step, done, total)`` calls."""
+
+    def __init__(self, display: Progress) -> None:
+        self.display = display
+        self.tasks: dict[str, TaskID] = {}
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """Show how far a step is; a total of 0 is unknown."""
+        if step not in self.tasks:
+            self.tasks[step] = self.display.add_task(_SAID.get(step, step), total=total or None, step=step)
+        self.display.update(self.tasks[step], completed=min(done, total) if total else done, total=total or None)
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[_Report]:
+    """A progress display with tokens per second and the time that is left; silent when output is not a terminal."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as display:
+        yield _Report(display)
+
+
+def run_here(steps: Sequence[Step], console: Console, shares: tuple[int, int] = (0, 1)) -> Step | None:
+    """Do this worker's share of the steps.
+
+    Returns:
+        The step that waits for other workers, or None when everything is over.
+    """
+    with progress(console) as report:
+        return run_steps(steps, shares, report)
+
+
+def merge(steps: Sequence[Step]) -> Step | None:
+    """Merge what is complete, doing no item; the first step that is not complete, or None."""
+    for step in steps:
+        if step.name == "corpus" and not step.finished():
+            return step
+        if not step.finish():
+            return step
+    return None
+
+
+def waiting(step: Step) -> tuple[int, int]:
+    """(done, all) items of a step."""
+    items: list[Any] = step.items()
+    return sum(step.done(item) for item in items), len(items)
