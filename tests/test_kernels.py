@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whence.scoring.kernels import kernel_name, kernel_names, score_codes, score_codes_torch
+from whence.scoring.kernels import FALLBACK, kernel_name, kernel_names, score_codes, score_codes_torch
 
 BITS = (1, 8, 16)
 KERNELS = kernel_names()
@@ -107,7 +107,7 @@ def test_threads_change_nothing(kernel, bits):
         assert (score_codes(codes, scales, q, 512, bits, threads=threads, kernel=kernel) == one).all()
 
 
-@pytest.mark.parametrize("kernel", [name for name in KERNELS if name != "numpy"])
+@pytest.mark.parametrize("kernel", [name for name in KERNELS if name != FALLBACK])
 @pytest.mark.parametrize("bits", BITS)
 def test_a_query_does_not_depend_on_the_queries_beside_it(kernel, bits):
     codes, scales, q = make(np.random.default_rng(4), 50, 2048, 512, bits, 37)
@@ -217,7 +217,7 @@ def test_torch_on_a_gpu(bits):
         ({"codes": np.zeros((3, 128), np.uint8)[:, ::2]}, r"row of codes must be contiguous .* strides \(128, 2\)"),
         ({"scales": np.zeros((4, 3), np.float32).T}, "row of scales must be contiguous"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
-        ({"kernel": "mmx"}, "kernel must be one of .*numpy on this machine, got 'mmx'"),
+        ({"kernel": "mmx"}, "kernel must be one of .*fallback on this machine, got 'mmx'"),
     ],
 )
 def test_refuses_what_does_not_fit(change, words):
@@ -243,7 +243,7 @@ def test_torch_refuses_what_does_not_fit():
         score_codes_torch(codes, scales.to("meta"), q, 128, 1)
 
 
-@pytest.mark.skipif(kernel_name() == "numpy", reason="the extension was not built")
+@pytest.mark.skipif(kernel_name() == FALLBACK, reason="the extension was not built")
 class TestExtension:
     """The C side checks sizes itself: nothing the Python side forgets may read out of bounds."""
 
@@ -303,6 +303,6 @@ class TestExtension:
 
 def test_works_without_the_extension(monkeypatch):
     monkeypatch.setattr("whence.scoring.kernels._native", None)
-    assert kernel_names() == ["numpy"]
+    assert kernel_names() == [FALLBACK]
     codes, scales, q = make(np.random.default_rng(10), 3, 512, 128, 1, 1)
     assert_right(score_codes(codes, scales, q, 128, 1), codes, scales, q, 128, 1)

@@ -1,7 +1,7 @@
 """Inner products of stored codes with full-precision queries: the innermost loop of a scan.
 
-Native C kernels where the package was built with a compiler, numpy elsewhere, torch for codes on a GPU. Knows nothing
-of sites, shards, documents or what a coordinate means.
+Native C kernels where the package was built with a compiler, numpy and torch elsewhere; torch for codes on a GPU. Knows
+nothing of sites, shards, documents or what a coordinate means.
 
 A code is a row of D coordinates in D / block blocks, each with its own float32 scale; a coordinate's value is scale
 times its stored number:
@@ -32,10 +32,13 @@ except ImportError:  # built without a compiler
 __all__ = ["kernel_name", "kernel_names", "score_codes", "score_codes_torch"]
 
 _DTYPES: dict[int, type[np.generic]] = {1: np.uint8, 8: np.int8, 16: np.float16}
+FALLBACK = "fallback"
 _BLOCKS = range(64, 65537)
 _PIECE_ROWS = 4096  # bounds a native call's double-precision sums to 32 KiB per query
-_ROW_MULTIPLE = 64  # the widest native row tile, and the rows of a numpy tile
-_TILE_COORDINATES = 4096  # a numpy tile of values is 1 MiB
+_LEAST_PIECE = 512  # rows over which the preparation of the queries is spread
+_NATIVE_ROWS = 32  # the widest native row tile
+_FALLBACK_ROWS = 64
+_TILE_COORDINATES = 4096  # a fallback's tile of values is 1 MiB
 _TORCH_TILE = 1 << 25  # values unpacked at once on a device: 128 MiB
 _SMALL_WORK = 1 << 23  # coordinate-query pairs below which starting threads costs more than it saves
 
@@ -43,12 +46,12 @@ _SIGNS = np.where(np.arange(256)[:, None] >> np.arange(8) & 1, 1.0, -1.0).astype
 
 
 def kernel_names() -> list[str]:
-    """Names of the kernels that run here, fastest first; the last is always ``numpy``."""
-    return [*(_native.kernels() if _native is not None else ()), "numpy"]
+    """Names of the kernels that run here, fastest first; the last is always ``fallback``."""
+    return [*(_native.kernels() if _native is not None else ()), FALLBACK]
 
 
 def kernel_name() -> str:
-    """Name of the kernel in use: ``avx512``, ``avx2`` or ``portable`` (native), or ``numpy``."""
+    """Name of the kernel in use: ``avx512``, ``avx2`` or ``portable`` (native), or ``fallback``."""
     return kernel_names()[0]
 
 
@@ -66,8 +69,8 @@ def score_codes(
 
     Sums are single precision over at most a few tens of thousands of coordinates, double precision beyond. A native
     kernel gives each (row, query) pair a fixed order of additions, so its bits depend neither on the other rows, nor
-    on the other queries, nor on `threads`; kernels agree with each other to rounding. The numpy kernel multiplies tiles
-    of one fixed shape, so rows do not influence each other there either.
+    on the other queries, nor on `threads`; kernels agree with each other to rounding. The fallback multiplies tiles of
+    one fixed shape, so rows do not influence each other there either.
 
     Nothing is copied but a few rows at a time: read-only memory maps and column slices of wider ones are read in place.
     Rows that lie an odd number of 64-byte lines apart are read up to a third faster than rows a power of two apart.
@@ -82,7 +85,8 @@ def score_codes(
         queries: [Q, D].
         block: Coordinates per scale, a power of two from 64 to 65536.
         bits: Bits per coordinate: 1, 8 or 16.
-        threads: Threads that share the rows; torch's number unless given.
+        threads: Threads that share the rows of a native kernel; torch's number unless given. The fallback leaves
+            threads to torch's own product.
         kernel: One of `kernel_names()`; the fastest unless given.
 
     Returns:
@@ -103,8 +107,8 @@ def score_codes(
     _check_rows_contiguous(codes, scales)
     queries = np.ascontiguousarray(queries)
     out = np.empty((len(queries), len(codes)), dtype=np.float32)
-    score = _score_numpy if name == "numpy" else partial(_score_native, name)
-    if codes.shape[0] * queries.size < _SMALL_WORK:
+    score = _score_fallback if name == FALLBACK else partial(_score_native, name)
+    if name == FALLBACK or len(codes) * queries.size < _SMALL_WORK:
         workers = 1
     pieces = list(_row_pieces(len(codes), workers))
 
@@ -121,8 +125,11 @@ def score_codes(
 
 
 def _row_pieces(rows: int, workers: int) -> Iterator[slice]:
-    size = min(_PIECE_ROWS, -(-rows // workers))
-    size = max(_ROW_MULTIPLE, -(-size // _ROW_MULTIPLE) * _ROW_MULTIPLE)
+    """Equal pieces; several for each worker where there are rows enough, lest all wait for the slowest."""
+    size = -(-rows // workers)
+    if workers > 1 and size > 2 * _LEAST_PIECE:
+        size = max(_LEAST_PIECE, -(-size // 4))
+    size = min(-(-size // _NATIVE_ROWS) * _NATIVE_ROWS, _PIECE_ROWS)
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
@@ -138,7 +145,7 @@ def _score_native(
     _native.score(out, codes, scales, queries, block, bits, name)
 
 
-def _score_numpy(
+def _score_fallback(
     out: NDArray[np.float32],
     codes: NDArray[Any],
     scales: NDArray[np.float32],
@@ -147,40 +154,32 @@ def _score_numpy(
     bits: int,
 ) -> None:
     count, coordinates = queries.shape
-    tile = min(_TILE_COORDINATES, coordinates)
     if count == 1:  # one query alone would be multiplied by another BLAS routine, which may split rows otherwise
         queries = np.concatenate([queries, np.zeros_like(queries)])
-    values = np.zeros((_ROW_MULTIPLE, tile), dtype=np.float32)
-    for first in range(0, len(codes), _ROW_MULTIPLE):
-        rows = slice(first, min(first + _ROW_MULTIPLE, len(codes)))
-        sums = np.zeros((_ROW_MULTIPLE, len(queries)))
-        for start in range(0, coordinates, tile):
-            stop = min(start + tile, coordinates)
-            _values(codes[rows], scales[rows], start, stop, block, bits, values)
-            with np.errstate(invalid="ignore", over="ignore"):  # not finite in, not finite out, as in C
-                sums += values[:, : stop - start] @ queries[:, start:stop].T
+    columns = torch.from_numpy(queries).T
+    for first in range(0, len(codes), _FALLBACK_ROWS):
+        rows = slice(first, min(first + _FALLBACK_ROWS, len(codes)))
+        sums = np.zeros((_FALLBACK_ROWS, len(queries)))
+        for start in range(0, coordinates, _TILE_COORDINATES):
+            stop = min(start + _TILE_COORDINATES, coordinates)
+            values = _tile_values(codes[rows], scales[rows], start, stop, block, bits)
+            sums += torch.mm(torch.from_numpy(values), columns[start:stop]).numpy()
         out[:, rows] = sums[: rows.stop - rows.start, :count].T
 
 
-def _values(
-    codes: NDArray[Any],
-    scales: NDArray[np.float32],
-    start: int,
-    stop: int,
-    block: int,
-    bits: int,
-    values: NDArray[np.float32],
-) -> None:
-    """Write the values of coordinates `start` to `stop` into the first rows and columns of `values`."""
-    part = values[: len(codes), : stop - start]
-    if bits == 1:
-        part[:] = _SIGNS[codes[:, start // 8 : stop // 8]].reshape(part.shape)
+def _tile_values(
+    codes: NDArray[Any], scales: NDArray[np.float32], start: int, stop: int, block: int, bits: int
+) -> NDArray[np.float32]:
+    """Values of coordinates `start` to `stop`, with rows of zeros added to make a whole tile."""
+    if bits == 1:  # "clip" checks no bounds (a byte has none to break) and is many times faster
+        numbers = np.take(_SIGNS, codes[:, start // 8 : stop // 8], axis=0, mode="clip").reshape(len(codes), -1)
     else:
-        part[:] = codes[:, start:stop]
+        numbers = codes[:, start:stop].astype(np.float32)
     width = min(block, stop - start)  # a tile holds whole blocks, or lies inside one
-    factors = scales[:, start // block : -(-stop // block)]
-    for index in range(0, stop - start, width):
-        part[:, index : index + width] *= factors[:, index // width, None]
+    numbers.reshape(len(numbers), -1, width)[:] *= scales[:, start // block : -(-stop // block), None]
+    if len(numbers) == _FALLBACK_ROWS:
+        return numbers
+    return np.concatenate([numbers, np.zeros((_FALLBACK_ROWS - len(numbers), stop - start), np.float32)])
 
 
 def score_codes_torch(
