@@ -9,7 +9,7 @@ capture.py     inputs and output gradients of every site, without weight gradien
 from whence.model.capture import Capture, Consumer, frozen, probe_sites
 from whence.model.load import LoadedModel, language_inputs, load_model, load_tokenizer, resolve_device
 from whence.model.objectives import CausalLM, Classification, LanguageInputs, Objective, SquaredError
-from whence.model.sites import coverage, find_sites
+from whence.model.sites import block_of, coverage, find_sites, parameters_of
 
 __all__ = [
     "Capture",
@@ -20,12 +20,14 @@ __all__ = [
     "LoadedModel",
     "Objective",
     "SquaredError",
+    "block_of",
     "coverage",
     "find_sites",
     "frozen",
     "language_inputs",
     "load_model",
     "load_tokenizer",
+    "parameters_of",
     "probe_sites",
     "resolve_device",
 ]

@@ -15,7 +15,7 @@ from whence.errors import ModelError
 from whence.factors import Factors, OneHot, Side
 from whence.interfaces import Coverage, Site, SiteCoverage, Use, Vocabulary
 
-__all__ = ["LAYERS", "Layer", "coverage", "find_sites", "layer_of", "use_factors"]
+__all__ = ["LAYERS", "Layer", "block_of", "coverage", "find_sites", "layer_of", "parameters_of", "use_factors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,3 +198,25 @@ def coverage(model: nn.Module, sites: Sequence[Site], trained: frozenset[str] | 
         attributed=sum(line.parameters for line in lines if line.attributed),
         sites=tuple(lines),
     )
+
+
+def _stored_transposed(site: Site, model: nn.Module) -> bool:
+    """Whether the site's parameter is stored [inputs, outputs]."""
+    layer = layer_of(model.get_submodule(next(use for use in site.uses if not use.flipped).module))
+    return layer in (CONV1D, EMBEDDING)
+
+
+def block_of(site: Site, model: nn.Module) -> Tensor:
+    """The site's weight, and its bias as last column, as one block [O, I]."""
+    weight = model.get_parameter(site.parameters[0]).detach()
+    block = weight.T if _stored_transposed(site, model) else weight
+    return block if not site.bias else torch.cat([block, model.get_parameter(site.parameters[1]).detach()[:, None]], 1)
+
+
+def parameters_of(site: Site, model: nn.Module, block: Tensor) -> dict[str, Tensor]:
+    """A block [O, I] as the model stores it, by parameter name; the inverse of `block_of`."""
+    weight = block[:, :-1] if site.bias else block
+    out = {site.parameters[0]: weight.T if _stored_transposed(site, model) else weight}
+    if site.bias:
+        out[site.parameters[1]] = block[:, -1]
+    return out
