@@ -1,6 +1,7 @@
 """One object for users; wires the rooms, holds no mathematics.
 
 config.py      the settings of a run
+modules.py     any torch module, in memory
 core.py        Attributor: opens a run, knows its parts
 steps.py       the long steps: corpus, covariance, eigenvalues, index
 curvatures.py  fitted curvature on disk
@@ -12,6 +13,7 @@ trace.py       the main job
 
 from whence.attributor.config import FitConfig, ModelConfig, RunConfig
 from whence.attributor.core import Attributor, model_coverage
+from whence.attributor.modules import attribute
 from whence.attributor.steps import Step, fit_steps, index_steps, run_steps
 from whence.attributor.trace import TraceOptions, trace_name
 
@@ -22,6 +24,7 @@ __all__ = [
     "RunConfig",
     "Step",
     "TraceOptions",
+    "attribute",
     "fit_steps",
     "index_steps",
     "model_coverage",

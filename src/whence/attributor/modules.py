@@ -97,9 +97,7 @@ def attribute(
     else:
         curvatures = _curvatures(runner, training, method, seed)
         solved = {
-            name: curvature.solve(
-                blocks[name], 1.0 if method == "identity" else rule.of(name, curvature, 1.0)
-            )
+            name: curvature.solve(blocks[name], 1.0 if method == "identity" else rule.of(name, curvature, 1.0))
             for name, curvature in curvatures.items()
         }
     parts = [exact_scores(runner, examples, solved)[0][0] for examples in training]

@@ -146,7 +146,7 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class SquaredError:
-    """Half squared error, the negative log-likelihood of a unit-variance Gaussian; a batch is ``(features, targets)``."""
+    """Half squared error, the unit-variance Gaussian's negative log-likelihood; a batch is ``(features, targets)``."""
 
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Half squared error summed over outputs, [N]."""
@@ -157,13 +157,22 @@ class SquaredError:
         """Half squared error to targets drawn from N(prediction, 1), [N]; `uniforms` is [N] and seeds each row."""
         outputs = model(batch[0])
         with torch.no_grad():
-            width = torch.arange(1, outputs[0].numel() + 1, dtype=torch.float64, device=outputs.device)
-            spread = torch.frac(
-                uniforms.reshape(-1)[: len(outputs), None].double() * 2**20 + width * 0.6180339887498949
-            )
-            noise = torch.special.ndtri(spread.clamp(1e-12, 1 - 1e-12)).to(outputs.dtype).view_as(outputs)
+            noise = _normals(uniforms.reshape(-1)[: len(outputs)], outputs[0].numel()).to(outputs.dtype)
+            noise = noise.view_as(outputs)
         return 0.5 * (outputs - outputs.detach() - noise).square().flatten(1).sum(1)
 
     def token_masks(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor | None, Tensor | None]:
         """Every position counts."""
         return None, None
+
+
+def _normals(uniforms: Tensor, count: int) -> Tensor:
+    """Independent standard normals [N, count], each row decided by its uniform number (SplitMix64, then the quantile)."""
+    golden, first, second = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # as signed 64-bit
+    steps = torch.arange(1, count + 1, device=uniforms.device)
+    x = (uniforms.double() * 2**53).long()[:, None] * second + steps * golden
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * first
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * second
+    x = x ^ ((x >> 31) & ((1 << 33) - 1))
+    spread = (((x >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53
+    return torch.special.ndtri(spread)
