@@ -1,4 +1,4 @@
-/* The kernels in plain C, for any processor: four lanes written out, tables of four coordinates looked up one by one. */
+/* The kernels for any processor: vectors of four lanes, tables of four coordinates looked up one by one. */
 #include "_native.h"
 
 #include <stdlib.h>
@@ -8,26 +8,18 @@
 #define LANES 4
 #define COLS 2
 
-typedef struct {
-    float lane[LANES];
-} VF;
+typedef float VF __attribute__((vector_size(4 * LANES))); /* GCC's and Clang's own vectors, on any processor */
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
-#define ZERO set1(0.0f)
-#define SET1(x) set1(x)
+#define ZERO ((VF){0.0f, 0.0f, 0.0f, 0.0f})
+#define SET1(x) ((VF){x, x, x, x})
 #define LOADF(p) load(p)
 #define STOREF(p, v) store(p, v)
-#define MUL(a, b) multiply_add(a, b, set1(0.0f))
-#define FMA(a, b, c) multiply_add(a, b, c)
+#define MUL(a, b) ((a) * (b))
+#define FMA(a, b, c) ((a) * (b) + (c))
 #define FROM_INT8(p) from_int8(p)
 #define FROM_HALF(p) from_half(p)
 #define ADD_ROW_SUMS(sums, a, b, c, d) add_row_sums(sums, a, b, c, d)
-
-static inline VF set1(float x)
-{
-    VF v;
-    for (int l = 0; l < LANES; l++) v.lane[l] = x;
-    return v;
-}
 
 static inline VF load(const float *p)
 {
@@ -38,17 +30,11 @@ static inline VF load(const float *p)
 
 static inline void store(float *p, VF v) { memcpy(p, &v, sizeof v); }
 
-static inline VF multiply_add(VF a, VF b, VF c)
-{
-    for (int l = 0; l < LANES; l++) c.lane[l] += a.lane[l] * b.lane[l];
-    return c;
-}
-
 static inline VF from_int8(const uint8_t *p)
 {
-    VF v;
-    for (int l = 0; l < LANES; l++) v.lane[l] = (float)(int8_t)p[l];
-    return v;
+    Bytes bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    return __builtin_convertvector(bytes, VF);
 }
 
 /* Shift the fields into place; a multiplication by 2^112 moves the exponent's bias and makes subnormals normal. */
@@ -73,12 +59,12 @@ static inline VF from_half(const uint8_t *p)
     for (int l = 0; l < LANES; l++) {
         uint16_t half;
         memcpy(&half, p + 2 * l, sizeof half);
-        v.lane[l] = half_to_float(half);
+        v[l] = half_to_float(half);
     }
     return v;
 }
 
-static inline float lanes_sum(VF v) { return (v.lane[0] + v.lane[2]) + (v.lane[1] + v.lane[3]); }
+static inline float lanes_sum(VF v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 
 static inline void add_row_sums(double *sums, VF a, VF b, VF c, VF d)
 {
