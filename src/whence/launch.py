@@ -1,4 +1,4 @@
-"""Runs the steps of a run in this process, with progress that people can read; which engine runs shares is decided here.
+"""Runs the steps of a run in this process, with progress that people can read; the engine of shares is chosen here.
 
 Any number of processes or machines may each call `run_here` with their own ``(i, n)`` on one run folder: they never
 talk to each other, and whoever finds every item of a step done merges it.

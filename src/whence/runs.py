@@ -146,7 +146,8 @@ def open_array(path: Path) -> NDArray[Any]:
                 except (ValueError, EOFError):
                     pass
             raise StorageError(
-                f"{path} is damaged ({error}); delete the folder {path.parent.name} and run the command that made it again."
+                f"{path} is damaged ({error}); delete the folder {path.parent.name} and run the "
+                "command that made it again."
             ) from error
 
 
@@ -322,7 +323,8 @@ class Run:
         """
         if not self.exists:
             raise IncompleteError(
-                f"{self.path} is not a run folder (it has no run.json); make one with `whence fit --model M --data D --run {self.path}`."
+                f"{self.path} is not a run folder (it has no run.json); make one with "
+                f"`whence fit --model M --data D --run {self.path}`."
             )
         content: dict[str, Any] = read_json(self.path / "run.json")
         if content.get("schema") != SCHEMA:

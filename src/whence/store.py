@@ -70,8 +70,8 @@ class Index:
         folder = self.folder / share
         if not is_done(folder):
             raise IncompleteError(
-                f"the index {self.folder.name} lacks {len(self.missing())} of {len(self.shares)} shares (first: {share}); "
-                "run `whence index` again, it goes on where it stopped."
+                f"the index {self.folder.name} lacks {len(self.missing())} of {len(self.shares)} shares (first: "
+                f"{share}); run `whence index` again, it goes on where it stopped."
             )
         opened = IndexShare(
             open_array(folder / "codes.npy"), open_array(folder / "scales.npy"), open_array(folder / "windows.npy")
@@ -196,4 +196,5 @@ def _norms(scales: NDArray[np.float32], layouts: Sequence[SiteLayout]) -> NDArra
     """Length of each row's code, from its scales alone; exact for one bit, an upper bound otherwise."""
     kept = np.concatenate([np.full(layout.blocks, layout.kept, np.float64) for layout in layouts])
     top = {1: 1.0, 8: 127.0, 16: 1.0}[layouts[0].bits]
-    return np.sqrt((np.square(scales.astype(np.float64) * top) * kept).sum(1)).astype(np.float32)
+    norms: NDArray[np.float32] = np.sqrt((np.square(scales.astype(np.float64) * top) * kept).sum(1)).astype(np.float32)
+    return norms

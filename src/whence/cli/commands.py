@@ -33,8 +33,8 @@ def _open(run: Path, model: str | None, data: list[str] | None, values: dict[str
 
     from whence.attributor import Attributor
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     owner = Attributor(run, model=model, data=data or (), settings=o.settings(values), device=device)
     got = owner.coverage
     _console(stderr=True).print(
@@ -189,8 +189,8 @@ def _estimate(owner: "Attributor", recipe: Any) -> None:
     )
     if size - there > free:
         raise StorageError(
-            f"the index would take {size / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free in {owner.run.path}. Store less "
-            "with --projection kronecker --coordinates 1024, or name a folder on a larger disk with --run."
+            f"the index would take {size / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free in {owner.run.path}. "
+            "Store less with --projection kronecker --coordinates 1024, or name a folder on a larger disk with --run."
         )
 
 

@@ -1,12 +1,12 @@
 """K-FAC and EK-FAC: a site's Fisher matrix in a Kronecker eigenbasis, with eigenvalues that are predicted or measured.
 
-    F ~ (Q_A (x) Q_S) diag(Lambda) (Q_A (x) Q_S)^T          per document, so that C = F and influence = q^T (C+l)^-1 z / n
+    F ~ (Q_A (x) Q_S) diag(Lambda) (Q_A (x) Q_S)^T      per document, so that C = F and influence = q^T (C+l)^-1 z / n
 
 K-FAC (Martens & Grosse 2015, arXiv:1503.05671) predicts Lambda_oi = T d_S,o d_A,i with T tokens per document, which
-treats tokens, and inputs and gradients, as independent. EK-FAC (George et al. 2018, arXiv:1806.03884; Grosse et al. 2023,
-arXiv:2308.03296) keeps the basis and measures Lambda_oi = E[(Q_S^T G Q_A)_oi^2] with the token-summed gradient G. Both
-ignore all coupling between sites. A weight used twice has F ~ sum_u A_u (x) S_u; its basis diagonalises the partial
-traces sum_u tr(S_u) A_u and sum_u tr(A_u) S_u, which for a single use is the plain K-FAC basis.
+treats tokens, and inputs and gradients, as independent. EK-FAC (George et al. 2018, arXiv:1806.03884; Grosse et al.
+2023, arXiv:2308.03296) keeps the basis and measures Lambda_oi = E[(Q_S^T G Q_A)_oi^2] with the token-summed gradient
+G. Both ignore all coupling between sites. A weight used twice has F ~ sum_u A_u (x) S_u; its basis diagonalises the
+partial traces sum_u tr(S_u) A_u and sum_u tr(A_u) S_u, which for a single use is the plain K-FAC basis.
 """
 
 from collections.abc import Mapping
@@ -73,7 +73,7 @@ def eigenbasis(matrix: Tensor, name: str) -> tuple[Tensor, Tensor]:
         )
     try:
         values, vectors = torch.linalg.eigh(wide)
-    except torch.linalg.LinAlgError as error:
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise NumericalError(
             f"the eigendecomposition of {name} failed: {error}. Leave the site out with --sites."
         ) from error

@@ -1,10 +1,10 @@
 """From factors to codes, for documents and for queries, so that their inner product is influence.
 
-In the eigenbasis a document's block is ``z = Q_S^T G Q_A`` and influence is ``sum q z / (Lambda + l)``. A document stores
-P(w * z): whitening weights w, then an orthonormal map P (random signs, Hadamard, perhaps a sketch). A query carries the
-rest, P(q / ((Lambda + l) w)), so the inner product estimates influence without bias whatever w is, and P(q / w) reads the
-plain gradient dot product off the same index. (Apply the full inverse to the query, then sketch both sides with one
-P: Hu et al. 2026, arXiv:2602.10449, has the reasons.)
+In the eigenbasis a document's block is ``z = Q_S^T G Q_A`` and influence is ``sum q z / (Lambda + l)``. A document
+stores P(w * z): whitening weights w, then an orthonormal map P (random signs, Hadamard, perhaps a sketch). A query
+carries the rest, P(q / ((Lambda + l) w)), so the inner product estimates influence without bias whatever w is, and
+P(q / w) reads the plain gradient dot product off the same index. (Apply the full inverse to the query, then sketch
+both sides with one P: Hu et al. 2026, arXiv:2602.10449, has the reasons.)
 
     whole codes        w = (Lambda + l)^(-1/2), every coordinate
     Kronecker sketch   w = w_o (x) w_i, the separable part of it, folded into the factor maps: P_o diag(w_o) Q_S^T
@@ -116,7 +116,8 @@ class SiteEncoder:
 def separable_weights(eigenvalues: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """The rank-one part of ``(Lambda + l)^(-1/2)``: output weights [O] and input weights [I].
 
-    From the marginal means of Lambda with factored damping: ``(o/m + s)(i/m + s) m`` with ``s = sqrt(l/m)``, m the mean.
+    From the marginal means of Lambda with factored damping: ``(o/m + s)(i/m + s) m`` with ``s = sqrt(l/m)``, m their
+    mean.
     """
     mean = eigenvalues.mean()
     if mean <= 0:

@@ -62,7 +62,7 @@ def add_eigenvalue_squares(
 
 
 def rotated_blocks(site: Site, uses: Sequence[Factors], basis: SiteCurvature, cache: dict[str, Side]) -> Tensor:
-    """``Q_S^T G Q_A`` [N, O, I], rotating tokens or blocks, whichever is cheaper; rotated inputs are shared by group."""
+    """``Q_S^T G Q_A`` [N, O, I], rotating tokens or blocks, whichever is cheaper; a group shares rotated inputs."""
     tokens = max(_length(use) for use in uses)
     by_token = tokens * (site.outputs**2 + site.inputs**2) < site.size * (site.outputs + site.inputs)
     if not by_token or basis.outputs is None or basis.inputs is None:
@@ -150,7 +150,7 @@ def exact_scores(
 
 
 def _inner(use: Factors, target: Tensor) -> Tensor:
-    """[E, M]: blocks once for all targets, or token by token where a side is one-hot and a block would be mostly zero."""
+    """[E, M]: blocks once for all targets, or token by token where a side is one-hot and a block mostly zero."""
     if isinstance(use.inputs, OneHot) or isinstance(use.grads, OneHot):
         return use.against(target.to(use.dtype)).sum(-1).T
     return use.blocks().flatten(1) @ target.flatten(1).T.to(use.dtype)

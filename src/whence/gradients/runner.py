@@ -22,8 +22,10 @@ Precision = Literal["fast", "full"]
 
 @contextmanager
 def products(precision: Precision) -> Iterator[None]:
-    """Matrix products of float32 tensors inside: `fast` rounds their inputs to bfloat16 on CPUs with matrix units, and
-    to TF32 on CUDA; sums stay in float32. `full` does not round. The model itself runs outside.
+    """Precision of the matrix products of float32 tensors inside; the model itself runs outside.
+
+    `fast` rounds their inputs to bfloat16 on CPUs with matrix units, and to TF32 on CUDA; sums stay in float32. `full`
+    does not round.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium" if precision == "fast" else "highest")

@@ -151,11 +151,12 @@ class SquaredError:
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Half squared error summed over outputs, [N]."""
         features, targets = batch
-        return 0.5 * (model(features) - targets).square().flatten(1).sum(1)
+        outputs: Tensor = model(features)
+        return 0.5 * (outputs - targets).square().flatten(1).sum(1)
 
     def sampled_losses(self, model: nn.Module, batch: tuple[Tensor, Tensor], uniforms: Tensor) -> Tensor:
         """Half squared error to targets drawn from N(prediction, 1), [N]; `uniforms` is [N] and seeds each row."""
-        outputs = model(batch[0])
+        outputs: Tensor = model(batch[0])
         with torch.no_grad():
             noise = _normals(uniforms.reshape(-1)[: len(outputs)], outputs[0].numel()).to(outputs.dtype)
             noise = noise.view_as(outputs)
@@ -167,7 +168,7 @@ class SquaredError:
 
 
 def _normals(uniforms: Tensor, count: int) -> Tensor:
-    """Independent standard normals [N, count], each row decided by its uniform number (SplitMix64, then the quantile)."""
+    """Independent standard normals [N, count], a row decided by its uniform number (SplitMix64, then the quantile)."""
     golden, first, second = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # as signed 64-bit
     steps = torch.arange(1, count + 1, device=uniforms.device)
     x = (uniforms.double() * 2**53).long()[:, None] * second + steps * golden
@@ -175,4 +176,5 @@ def _normals(uniforms: Tensor, count: int) -> Tensor:
     x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * second
     x = x ^ ((x >> 31) & ((1 << 33) - 1))
     spread = (((x >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53
-    return torch.special.ndtri(spread)
+    normals: Tensor = torch.special.ndtri(spread)
+    return normals

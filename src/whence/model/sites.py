@@ -45,14 +45,20 @@ def _embedding(module: nn.Module, inputs: Tensor, grads: Tensor) -> tuple[Side, 
     return OneHot(inputs, module.num_embeddings, weight), grads
 
 
-LINEAR = Layer("linear", lambda m: (m.out_features, m.in_features), _linear, nn.Linear.forward)  # type: ignore[return-value, arg-type]
-CONV1D = Layer("Conv1D", lambda m: (m.weight.shape[1], m.weight.shape[0]), _linear, nn.Linear.forward)  # type: ignore[union-attr, index]
-EMBEDDING = Layer(
-    "embedding",
-    lambda m: (m.embedding_dim, m.num_embeddings),  # type: ignore[return-value]
-    _embedding,
-    nn.Embedding.forward,
-)
+def _outputs_first(module: nn.Module) -> tuple[int, int]:
+    assert isinstance(module.weight, Tensor)
+    outputs, inputs = module.weight.shape
+    return outputs, inputs
+
+
+def _inputs_first(module: nn.Module) -> tuple[int, int]:
+    outputs, inputs = _outputs_first(module)
+    return inputs, outputs
+
+
+LINEAR = Layer("linear", _outputs_first, _linear, nn.Linear.forward)
+CONV1D = Layer("Conv1D", _inputs_first, _linear, nn.Linear.forward)
+EMBEDDING = Layer("embedding", _inputs_first, _embedding, nn.Embedding.forward)
 
 LAYERS: dict[str, Layer] = {"Linear": LINEAR, "Conv1D": CONV1D, "Embedding": EMBEDDING}
 """By class name. `Conv1D` is GPT-2's linear layer with its weight stored [in, out]."""
@@ -63,13 +69,13 @@ def layer_of(module: nn.Module) -> Layer | None:
     for kind in type(module).__mro__:
         layer = LAYERS.get(kind.__name__)
         if layer is not None and kind.__module__.startswith(("torch.nn", "transformers.")):
-            return layer if type(module).forward is kind.forward else None
+            return layer if type(module).forward is getattr(kind, "forward", None) else None
     return None
 
 
 def _refusal(module: nn.Module) -> str:
     if isinstance(module, nn.Linear | nn.Embedding):
-        if getattr(module, "max_norm", None) is not None or getattr(module, "scale_grad_by_freq", False):
+        if _rescaled(module):
             return "an embedding with max_norm or scale_grad_by_freq has no plain gradient"
         return f"{type(module).__name__} changes the forward pass of {type(module).__mro__[1].__name__}"
     return f"{type(module).__name__} has no per-example gradient here"
@@ -77,9 +83,12 @@ def _refusal(module: nn.Module) -> str:
 
 def _supported(module: nn.Module) -> Layer | None:
     layer = layer_of(module)
-    if layer is EMBEDDING and (module.max_norm is not None or module.scale_grad_by_freq):
-        return None
-    return layer
+    return None if layer is EMBEDDING and _rescaled(module) else layer
+
+
+def _rescaled(module: nn.Module) -> bool:
+    """Whether an embedding changes its rows or their gradients in ways that a product of factors does not show."""
+    return getattr(module, "max_norm", None) is not None or bool(getattr(module, "scale_grad_by_freq", False))
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ def _matrix(size: int, dtype: torch.dtype, device: str) -> Tensor:
 def hadamard_matrix(size: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
     """Orthonormal Hadamard matrix [size, size] in Sylvester's order; size a power of two.
 
-    >>> hadamard_matrix(2) * 2**0.5
+    >>> hadamard_matrix(2).sign()
     tensor([[ 1.,  1.],
             [ 1., -1.]])
     """
@@ -64,8 +64,8 @@ def block_size(count: int) -> int:
 def srht(rows: int, size: int, seed: int, name: str) -> Tensor:
     """Subsampled randomised Hadamard transform, float32 [rows, size], with E[P^T P] = identity.
 
-    Row r, column j: ``sign_j * (-1)^popcount(row_r & j) / sqrt(rows)``; the rows are the first `rows` distinct values of
-    the word stream modulo the next power of two, so they are orthogonal over that power of two (Tropp 2011,
+    Row r, column j: ``sign_j * (-1)^popcount(row_r & j) / sqrt(rows)``; the rows are the first `rows` distinct values
+    of the word stream modulo the next power of two, so they are orthogonal over that power of two (Tropp 2011,
     arXiv:1011.1595).
     """
     padded = 1 << max(size - 1, 1).bit_length()

@@ -60,4 +60,4 @@ def uniforms(seed: int, name: str, rows: NDArray[np.int64], positions: NDArray[n
     with np.errstate(over="ignore"):
         stream = _mix(key + (rows.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
         word = _mix(stream + (positions.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
-    return (word >> np.uint64(11)) * 2.0**-53
+    return (word >> np.uint64(11)).astype(np.float64) * 2.0**-53
