@@ -101,7 +101,8 @@ class Capture:
     def _forward_hook(site: Site, use: Use, rows: int, pending: _Pending, consumer: Consumer) -> Callable[..., Any]:
         def forward(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             cell = [args[0].detach()]
-            out = output if output.requires_grad else output.detach().requires_grad_(True)
+            # the copy, unlike the leaf, may be changed in place by what follows
+            out = output if output.requires_grad else output.detach().requires_grad_(True).clone()
             pending.expected += 1
 
             def backward(gradient: Tensor) -> None:
@@ -124,7 +125,8 @@ def _by_example(site: Site, inputs: Tensor, grads: Tensor, rows: int) -> tuple[T
     lead = grads.shape[:-1]
     tokens = lead.numel()
     indices = inputs.shape == lead and not inputs.is_floating_point()
-    if tokens % rows or lead[0] not in (rows, tokens):
+    broadcast = indices and len(lead) == 1 and tokens != rows  # positions looked up once for the whole batch
+    if tokens % rows or lead[0] not in (rows, tokens) or broadcast:
         raise ModelError(
             f"{site.name} ran on {tuple(inputs.shape)} for a batch of {rows} examples: its gradient cannot be told "
             "apart by example. Leave it out with --sites."

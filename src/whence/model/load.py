@@ -253,4 +253,5 @@ def _block_causal(segments: Tensor, dtype: torch.dtype) -> Tensor:
     causal = torch.ones(t, t, dtype=torch.bool, device=segments.device).tril()
     same = segments[:, :, None] == segments[:, None, :]
     allowed = same & causal
-    return torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)[:, None]
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=segments.device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]

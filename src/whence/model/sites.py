@@ -42,7 +42,8 @@ def _linear(_: nn.Module, inputs: Tensor, grads: Tensor) -> tuple[Side, Tensor]:
 def _embedding(module: nn.Module, inputs: Tensor, grads: Tensor) -> tuple[Side, Tensor]:
     assert isinstance(module, nn.Embedding)
     weight = None if module.padding_idx is None else (inputs != module.padding_idx).to(grads.dtype)
-    return OneHot(inputs, module.num_embeddings, weight), grads
+    scale = getattr(module, "embed_scale", None)
+    return OneHot(inputs, module.num_embeddings, weight), grads if scale is None else grads * scale
 
 
 def _outputs_first(module: nn.Module) -> tuple[int, int]:
@@ -60,8 +61,18 @@ LINEAR = Layer("linear", _outputs_first, _linear, nn.Linear.forward)
 CONV1D = Layer("Conv1D", _inputs_first, _linear, nn.Linear.forward)
 EMBEDDING = Layer("embedding", _inputs_first, _embedding, nn.Embedding.forward)
 
-LAYERS: dict[str, Layer] = {"Linear": LINEAR, "Conv1D": CONV1D, "Embedding": EMBEDDING}
-"""By class name. `Conv1D` is GPT-2's linear layer with its weight stored [in, out]."""
+_SCALING = (
+    "Bart BioGpt GemmaText Gemma2Text Gemma3Text Gemma3nText Gemma4Text MBart MiniCPM3 PLBart TrOCR VaultGemmaText XGLM"
+)
+
+LAYERS: dict[str, Layer] = {
+    "Linear": LINEAR,
+    "Conv1D": CONV1D,
+    "Embedding": EMBEDDING,
+    **{f"{family}ScaledWordEmbedding": EMBEDDING for family in _SCALING.split()},
+}
+"""By class name. `Conv1D` is GPT-2's linear layer with its weight stored [in, out]; a `ScaledWordEmbedding` is an
+embedding times its `embed_scale`."""
 
 
 def layer_of(module: nn.Module) -> Layer | None:
@@ -111,12 +122,15 @@ def find_sites(model: nn.Module, patterns: Sequence[str] = (), trained: frozense
     """
     names = {id(parameter): name for name, parameter in model.named_parameters(remove_duplicate=True)}
     by_weight: dict[int, list[_Found]] = {}
+    unreadable: set[int] = set()  # a weight that also acts through a layer of another kind would be half read
     for name, module in model.named_modules(remove_duplicate=True):
         layer = _supported(module)
         weight = getattr(module, "weight", None)
-        if layer is not None and isinstance(weight, nn.Parameter) and id(weight) in names:
+        if layer is None:
+            unreadable.update(id(parameter) for parameter in module.parameters(recurse=False))
+        elif isinstance(weight, nn.Parameter) and id(weight) in names:
             by_weight.setdefault(id(weight), []).append(_Found(name, module, layer))
-    sites = [_site(names[key], found, names) for key, found in by_weight.items()]
+    sites = [_site(names[key], found, names) for key, found in by_weight.items() if key not in unreadable]
     if trained is not None:
         sites = [site for site in sites if site.parameters[0] in trained]
     kept = _select(sites, patterns)
@@ -190,23 +204,37 @@ def coverage(model: nn.Module, sites: Sequence[Site], trained: frozenset[str] | 
         trained: Names of the parameters that training changed; the others are not counted.
     """
     covered = {name: site for site in sites for name in site.parameters}
-    owners = {id(p): module for module in model.modules() for p in module.parameters(recurse=False)}
+    owners: dict[int, list[nn.Module]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(module)
+    weights = {site.parameters[0] for site in sites}
     lines = []
     for name, parameter in model.named_parameters(remove_duplicate=True):
         if trained is not None and name not in trained:
             continue
-        owner = owners[id(parameter)]
-        kind = type(owner).__name__
+        kind = type(owners[id(parameter)][-1]).__name__
         if name in covered:
             lines.append(SiteCoverage(name=name, parameters=parameter.numel(), attributed=True, kind=kind))
             continue
-        reason = "left out by --sites, or never run" if _supported(owner) else _refusal(owner)
+        reason = _why_not(parameter, owners[id(parameter)], weights, model)
         lines.append(SiteCoverage(name=name, parameters=parameter.numel(), attributed=False, kind=kind, reason=reason))
     return Coverage(
         parameters=sum(line.parameters for line in lines),
         attributed=sum(line.parameters for line in lines if line.attributed),
         sites=tuple(lines),
     )
+
+
+def _why_not(parameter: nn.Parameter, owners: Sequence[nn.Module], weights: set[str], model: nn.Module) -> str:
+    """Why a parameter is not attributed."""
+    for owner in owners:
+        if _supported(owner) is None:
+            return _refusal(owner)
+    read = {id(model.get_parameter(name)) for name in weights}
+    if any(owner.weight is not parameter and id(owner.weight) in read for owner in owners):
+        return "its weight acts through several layers, which do not share one bias"
+    return "left out by --sites, or never run"
 
 
 def _stored_transposed(site: Site, model: nn.Module) -> bool:
