@@ -12,9 +12,9 @@ from whence.curvature import SiteCurvature, identity_curvature
 from whence.errors import IncompleteError
 from whence.gradients import Method
 from whence.interfaces import Site
-from whence.runs import is_done, publish, storage_errors
+from whence.runs import is_done, storage_errors
 
-__all__ = ["load_bases", "load_curvatures", "load_tensors", "save_bases", "save_eigenvalues", "save_tensors"]
+__all__ = ["load_bases", "load_curvatures", "read_some", "save_basis", "save_tensors"]
 
 BASIS = "basis"
 EIGENVALUES = "eigenvalues"
@@ -32,26 +32,20 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return dict(load_file(path))
 
 
-def save_bases(
-    folder: Path, bases: Mapping[str, SiteCurvature], sites: Sequence[Site], marker: Mapping[str, object]
-) -> None:
-    """Write the eigenbasis and the K-FAC eigenvalues of every site, as float32 (float64 eigenvectors rounded once)."""
-    with publish(folder / BASIS, marker) as temporary:
-        for site in sites:
-            basis = bases[site.name]
-            tensors = {"eigenvalues": basis.eigenvalues.float()}
-            if basis.outputs is not None:
-                tensors["outputs"] = basis.outputs.float()
-            if basis.inputs is not None and site.group == site.name:
-                tensors["inputs"] = basis.inputs.float()
-            save_tensors(temporary / f"{site.name}.safetensors", tensors)
+def read_some(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Only the named tensors of a safetensors file, so that a merge never holds more than one site."""
+    with storage_errors(path), safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in names}
 
 
-def save_eigenvalues(folder: Path, name: str, eigenvalues: Mapping[str, Tensor], marker: Mapping[str, object]) -> None:
-    """Write measured eigenvalues of every site."""
-    with publish(folder / name, marker) as temporary:
-        for site, values in eigenvalues.items():
-            save_tensors(temporary / f"{site}.safetensors", {"eigenvalues": values.float()})
+def save_basis(folder: Path, site: Site, basis: SiteCurvature) -> None:
+    """Write the eigenbasis and the K-FAC eigenvalues of one site, rounded once to float32."""
+    tensors = {"eigenvalues": basis.eigenvalues.float()}
+    if basis.outputs is not None:
+        tensors["outputs"] = basis.outputs.float()
+    if basis.inputs is not None and site.group == site.name:
+        tensors["inputs"] = basis.inputs.float()
+    save_tensors(folder / f"{site.name}.safetensors", tensors)
 
 
 def load_bases(folder: Path, sites: Sequence[Site]) -> dict[str, SiteCurvature]:

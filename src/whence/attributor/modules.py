@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from whence.curvature import (
     Covariances,
     Damping,
+    Side,
     SiteCurvature,
     exact_hessian,
     exact_solve,
@@ -142,7 +143,7 @@ def _curvatures(
         sums = Covariances(runner.sites, head_limit=1 << 62, documents=count)
         for examples in batches:
             add_covariances(runner, examples, sums, seed, "full")
-        shared: dict[str, Tensor | None] = {}
+        shared: dict[str, Side] = {}
         like = next(runner.model.parameters())
         bases = {site.name: fit_kfac(site, sums, shared).to(like.device, like.dtype) for site in runner.sites}
     if method == "kfac":

@@ -9,6 +9,7 @@ An item is done when its folder has a marker, so any worker may die at any time.
 time, does nothing before all items are done, and always gives the same bytes.
 """
 
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,8 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from whence.attributor.curvatures import load_bases, load_tensors, save_bases, save_eigenvalues, save_tensors
-from whence.curvature import Covariances, SiteCurvature, fit_kfac, identity_curvature, standard_error
+from whence.attributor.curvatures import load_bases, read_some, save_basis, save_tensors
+from whence.curvature import (
+    Covariances,
+    Side,
+    SiteCurvature,
+    fit_kfac,
+    identity_curvature,
+    moment_names,
+    standard_error,
+)
 from whence.data import CorpusShare, ingest, make_batch, plan_batches
 from whence.gradients import (
     Examples,
@@ -171,9 +180,14 @@ class _FitStep:
         with publish(self.part_folder(item), {"documents": len(self.parts[item])}) as temporary:
             save_tensors(temporary / "sums.safetensors", tensors)
 
-    def _load(self, item: int) -> dict[str, Tensor]:
+    def _load(self, item: int, names: Sequence[str]) -> dict[str, Tensor]:
         require_done(self.part_folder(item), "whence fit")
-        return load_tensors(self.part_folder(item) / "sums.safetensors")
+        return read_some(self.part_folder(item) / "sums.safetensors", names)
+
+    def _drop_parts(self) -> None:
+        """Free the disk; the merged result is what anyone reads from here on."""
+        for item in self.items():
+            shutil.rmtree(self.part_folder(item), ignore_errors=True)
 
 
 class CovarianceStep(_FitStep):
@@ -201,13 +215,16 @@ class CovarianceStep(_FitStep):
             return True
         if not all(self.done(item) for item in self.items()):
             return False
-        sites = self.owner.sites
-        sums = Covariances(sites, self.owner.config.fit.head_limit)
-        for item in self.items():
-            sums.merge(self._load(item))
-        shared: dict[str, Tensor | None] = {}
-        bases = {site.name: fit_kfac(site, sums, shared) for site in sites}
-        save_bases(self.folder, bases, sites, {"documents": sums.documents})
+        documents = float(sum(len(part) for part in self.parts))
+        shared: dict[str, Side] = {}
+        with publish(self.folder / "basis", {"documents": documents}) as temporary:
+            for site in self.owner.sites:
+                sums = Covariances([site], self.owner.config.fit.head_limit, documents=documents)
+                names = [name for pair in moment_names(site) for name in pair]
+                for item in self.items():
+                    sums.merge(self._load(item, [f"{kind}:{name}" for kind in ("total", "count") for name in names]))
+                save_basis(temporary, site, fit_kfac(site, sums, shared))
+        self._drop_parts()
         return True
 
 
@@ -256,21 +273,21 @@ class EigenvalueStep(_FitStep):
             return True
         if not all(self.done(item) for item in self.items()):
             return False
-        parts = [(self._load(item), float(len(self.parts[item]))) for item in self.items()]
-        documents = sum(count for _, count in parts)
-        eigenvalues, errors = {}, {}
-        for site in self.owner.sites:
-            mine = {str(i): (sums[site.name], count) for i, (sums, count) in enumerate(parts)}
-            total = sum((squares.double() for squares, _ in mine.values()), torch.zeros(1, dtype=torch.float64))
-            eigenvalues[site.name] = total / documents
-            errors[site.name] = standard_error(mine)
-        known = [error for error in errors.values() if error == error]
-        marker = {
-            "documents": documents,
-            "relative_standard_error": {name: round(error, 6) for name, error in errors.items() if error == error},
-            "median_relative_standard_error": float(np.median(known)) if known else None,
-        }
-        save_eigenvalues(self.folder, self.name, eigenvalues, marker)
+        counts = [float(len(part)) for part in self.parts]
+        errors: dict[str, float] = {}
+        marker: dict[str, Any] = {"documents": sum(counts), "relative_standard_error": errors}
+        with publish(self.folder / self.name, marker) as temporary:
+            for site in self.owner.sites:
+                squares = [self._load(item, [site.name])[site.name].double() for item in self.items()]
+                error = standard_error(
+                    dict(zip(map(str, self.items()), zip(squares, counts, strict=True), strict=True))
+                )
+                if error == error:
+                    errors[site.name] = round(error, 6)
+                total = torch.stack(squares).sum(0) / sum(counts)
+                save_tensors(temporary / f"{site.name}.safetensors", {"eigenvalues": total.float()})
+            marker["median_relative_standard_error"] = float(np.median(list(errors.values()))) if errors else None
+        self._drop_parts()
         return True
 
 

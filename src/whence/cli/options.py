@@ -90,8 +90,8 @@ BITS = Annotated[int | None, typer.Option(help="Bits per stored coordinate: 1 (d
 PROJECTION = Annotated[
     str | None,
     typer.Option(
-        help="none keeps the whole gradient, kronecker and hadamard keep --coordinates (default: whole up to 1 MiB per "
-        "document, kronecker above).",
+        help="none keeps whole gradients; kronecker (cheap) and hadamard keep --coordinates per site; "
+        "auto (default): whole up to 1 MiB per window, kronecker above.",
         show_default=False,
     ),
 ]

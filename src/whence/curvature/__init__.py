@@ -8,6 +8,7 @@ exact.py       the whole Hessian, for small models
 
 from whence.curvature.damping import Damping
 from whence.curvature.ekfac import (
+    Side,
     SiteCurvature,
     add_squares,
     eigenbasis,
@@ -22,6 +23,7 @@ from whence.curvature.statistics import Covariances, diagonal_sides, moment_name
 __all__ = [
     "Covariances",
     "Damping",
+    "Side",
     "SiteCurvature",
     "add_squares",
     "diagonal_sides",

@@ -19,7 +19,7 @@ from whence.curvature.statistics import Covariances, moment_names
 from whence.errors import NumericalError
 from whence.interfaces import Site
 
-__all__ = ["SiteCurvature", "add_squares", "eigenbasis", "fit_kfac", "identity_curvature", "with_eigenvalues"]
+__all__ = ["Side", "SiteCurvature", "add_squares", "eigenbasis", "fit_kfac", "identity_curvature", "with_eigenvalues"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,48 +80,51 @@ def eigenbasis(matrix: Tensor, name: str) -> tuple[Tensor, Tensor]:
     return values.clamp_min(0.0), vectors
 
 
-def _basis(moments: list[Tensor], weights: list[Tensor], name: str) -> Tensor | None:
-    """Eigenvectors of the weighted sum of moments; None where they are diagonal already."""
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Eigenbasis of one side of a site (None is the identity), and the second moment of each use in it."""
+
+    basis: Tensor | None
+    spectra: tuple[Tensor, ...]
+
+
+def _side(moments: list[Tensor], weights: list[Tensor], name: str) -> Side:
+    """Eigenvectors of the weighted sum of moments; the identity where they are diagonal already."""
     if any(moment.ndim == 1 for moment in moments):
-        return None
-    return eigenbasis(sum(w * m for w, m in zip(weights, moments, strict=True)), name)[1]  # type: ignore[arg-type]
+        return Side(None, tuple(moment if moment.ndim == 1 else moment.diagonal() for moment in moments))
+    if len(moments) == 1:
+        values, vectors = eigenbasis(moments[0], name)
+        return Side(vectors, (values,))
+    total = torch.stack([w * m for w, m in zip(weights, moments, strict=True)]).sum(0)
+    vectors = eigenbasis(total, name)[1]
+    return Side(vectors, tuple(torch.einsum("ki,kl,li->i", vectors, m, vectors).clamp_min(0.0) for m in moments))
 
 
 def _trace(moment: Tensor) -> Tensor:
     return moment.sum() if moment.ndim == 1 else moment.trace()
 
 
-def _spectrum(moment: Tensor, basis: Tensor | None) -> Tensor:
-    """``diag(Q^T M Q)``, clamped at zero."""
-    if moment.ndim == 1:
-        return moment
-    if basis is None:
-        return moment.diagonal()
-    return torch.einsum("ki,kl,li->i", basis, moment, basis).clamp_min(0.0)
-
-
-def fit_kfac(site: Site, sums: Covariances, shared: dict[str, Tensor | None]) -> SiteCurvature:
+def fit_kfac(site: Site, sums: Covariances, shared: dict[str, Side]) -> SiteCurvature:
     """K-FAC curvature of one site from its covariances, in float64.
 
     Args:
         site: The site.
-        sums: Second moments of all parts.
-        shared: Input bases by group, filled as they are made, so that a group is decomposed once.
+        sums: Second moments of all parts; those of this site are read.
+        shared: Decomposed inputs by group, filled as they are made, so that a group is decomposed once.
     """
     names = moment_names(site)
     tokens = [max(sums.counts[outputs], 1.0) for outputs, _ in names]
-    output_moments = [sums.totals[outputs].double() / sums.counts[outputs] for outputs, _ in names]
+    output_moments = [sums.totals[outputs].double() / n for (outputs, _), n in zip(names, tokens, strict=True)]
     input_moments = [sums.totals[inputs].double() / max(sums.counts[inputs], 1.0) for _, inputs in names]
-    weights = [n * _trace(moment) for n, moment in zip(tokens, output_moments, strict=True)]
     if site.group not in shared:
-        shared[site.group] = _basis(input_moments, weights, f"{site.group} (inputs)")
+        weights = [n * _trace(moment) for n, moment in zip(tokens, output_moments, strict=True)]
+        shared[site.group] = _side(input_moments, weights, f"{site.group} (inputs)")
     weights = [n * _trace(moment) for n, moment in zip(tokens, input_moments, strict=True)]
-    outputs = _basis(output_moments, weights, f"{site.name} (outputs)")
-    inputs = shared[site.group]
-    eigenvalues = torch.zeros(site.outputs, site.inputs, dtype=torch.float64)
-    for n, s, a in zip(tokens, output_moments, input_moments, strict=True):
-        eigenvalues += n / max(sums.documents, 1.0) * torch.outer(_spectrum(s, outputs), _spectrum(a, inputs))
-    return SiteCurvature(outputs, inputs, eigenvalues)
+    outputs, inputs = _side(output_moments, weights, f"{site.name} (outputs)"), shared[site.group]
+    eigenvalues = torch.zeros(site.outputs, site.inputs, dtype=torch.float64, device=output_moments[0].device)
+    for n, s, a in zip(tokens, outputs.spectra, inputs.spectra, strict=True):
+        eigenvalues += n / max(sums.documents, 1.0) * torch.outer(s, a)
+    return SiteCurvature(outputs.basis, inputs.basis, eigenvalues)
 
 
 def identity_curvature(site: Site) -> SiteCurvature:

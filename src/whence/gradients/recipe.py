@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from whence.curvature import Damping
+from whence.errors import InputError
 from whence.interfaces import Site
 from whence.projection import Bits, SiteLayout, block_size, layout_sites
 
@@ -15,7 +16,7 @@ __all__ = ["AUTO_BYTES", "Method", "Recipe"]
 
 Method = Literal["ekfac", "kfac", "diagonal", "identity"]
 AUTO_BYTES = 1 << 20
-"""Codes per document are kept whole up to this size; above it, sites are sketched to fit (``coordinates = auto``)."""
+"""With projection auto, codes are kept whole up to this many bytes per document window; above, sketched to fit."""
 
 
 class Recipe(BaseModel):
@@ -25,7 +26,8 @@ class Recipe(BaseModel):
         method: Curvature: ekfac, kfac, diagonal, or identity (gradient dot).
         damping: See `whence.curvature.Damping`.
         bits: Bits per stored coordinate: 1, 8 or 16.
-        projection: none keeps the whole rotated gradient; hadamard keeps a share of each rotated block; kronecker maps
+        projection: auto keeps whole gradients if their codes are small (`AUTO_BYTES` per document window) and otherwise
+            sketches them to that size; none keeps the whole rotated gradient; hadamard keeps a share of each rotated block; kronecker maps
             the factors to fewer dimensions first, which costs almost no time.
         coordinates: Coordinates to keep per site with hadamard and kronecker.
         seed: Seed of the random signs and rows.
@@ -38,7 +40,7 @@ class Recipe(BaseModel):
     method: Method = "ekfac"
     damping: Damping = Damping()
     bits: Bits = 1
-    projection: Literal["none", "hadamard", "kronecker"] = "none"
+    projection: Literal["auto", "none", "hadamard", "kronecker"] = "auto"
     coordinates: int | None = Field(default=None, ge=64)
     seed: int = 0
     precision: Literal["fast", "full"] = "fast"
@@ -78,8 +80,18 @@ class Recipe(BaseModel):
 
     def resolved(self, sites: Sequence[Site]) -> "Recipe":
         """With the budget decided: whole codes if they are small, otherwise a sketch of about `AUTO_BYTES`."""
-        if self.projection != "none" or self.coordinates is not None or self.bytes_per_row(sites) <= AUTO_BYTES:
+        if self.projection in ("hadamard", "kronecker") and self.coordinates is None:
+            raise InputError(
+                f"--projection {self.projection} needs --coordinates, how many to keep per site (as in 1024)."
+            )
+        if self.projection == "none" and self.coordinates is not None:
+            raise InputError("--coordinates goes with --projection kronecker or hadamard; none keeps every coordinate.")
+        if self.projection != "auto":
             return self
+        if self.coordinates is not None:
+            return self.model_copy(update={"projection": "kronecker"})
+        if self.bytes_per_row(sites) <= AUTO_BYTES:
+            return self.model_copy(update={"projection": "none"})
         budget = 64
         while True:
             larger = self.model_copy(update={"projection": "kronecker", "coordinates": budget * 2})

@@ -1,0 +1,166 @@
+"""One stage of whence on the benchmark's model and documents, in a process of its own.
+
+    .venv/bin/python benchmarks/whence_stage.py --setup bench-out/b --run bench-out/whence --stage fit --sample 1.0
+
+Stages: fit (corpus read beforehand; covariances, eigendecomposition, eigenvalues), index, scan (8 queries' own gradients
+first, timed apart), exact (scores by running the model). Prints one JSON line; `seconds` holds wall and CPU of the
+stage alone, `load` the rest, `disk_bytes` what the stage left. CPU seconds are the whole process's, all threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, os.fspath(Path(__file__).parent / "peers"))
+
+from measure import Stages, report, tree_bytes
+
+
+def main() -> None:
+    """Measures one stage and prints one line."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--setup", type=Path, required=True)
+    options.add_argument("--run", type=Path, required=True)
+    options.add_argument("--stage", choices=["fit", "index", "scan", "exact"], required=True)
+    options.add_argument("--threads", type=int, default=1)
+    options.add_argument("--sample", type=float, default=None)
+    options.add_argument("--precision", default=None)
+    options.add_argument("--bits", type=int, default=None)
+    options.add_argument("--projection", default=None)
+    options.add_argument("--coordinates", type=int, default=None)
+    options.add_argument("--damping", type=float, default=None)
+    options.add_argument("--sites", nargs="*", default=None)
+    options.add_argument("--scores", type=Path, default=None, help="save the scores [Q, N] here")
+    args = options.parse_args()
+
+    import torch
+
+    torch.set_num_threads(args.threads)
+    stages = Stages()
+    with stages("load"):
+        owner = _open(args)
+    out = {"name": f"whence {args.stage}", "threads": args.threads, "kernel": _kernel()}
+    out |= _STAGES[args.stage](owner, args, stages)
+    report({**out, "documents": owner.corpus.documents, "tokens": owner.corpus.tokens, "seconds": stages.rows})
+
+
+def _kernel() -> str:
+    from whence.scoring import kernel_name
+
+    return kernel_name()
+
+
+def _open(args: argparse.Namespace):
+    from whence import Attributor
+
+    fit = {"sample": args.sample, "precision": args.precision, "batch_tokens": 2048}
+    recipe = {
+        "bits": args.bits,
+        "projection": args.projection,
+        "coordinates": args.coordinates,
+        "precision": args.precision,
+        "damping": None if args.damping is None else {"kind": "relative", "value": args.damping},
+    }
+    model = {"sites": args.sites, "min_coverage": 0.0}
+    owner = Attributor(
+        args.run,
+        model=os.fspath(args.setup / "model"),
+        data=[os.fspath(args.setup / "documents.jsonl")],
+        settings={"fit": fit, "recipe": recipe, "model": model, "corpus": {"form": "input_ids"}},
+        device="cpu",
+    )
+    from whence.attributor.steps import CorpusStep, run_steps
+
+    run_steps([CorpusStep(owner)])
+    return owner
+
+
+def _fit(owner, args, stages):
+    from whence.attributor.steps import CovarianceStep, EigenvalueStep, run_steps
+
+    for step in (CovarianceStep(owner), EigenvalueStep(owner)):
+        with stages(step.name):
+            run_steps([step])
+    fitted = sum(len(part) for part in step.parts)
+    return {"fitted_documents": fitted, "disk_bytes": tree_bytes(owner.run.curvature)}
+
+
+def _index(owner, args, stages):
+    from whence.attributor.steps import IndexStep, run_steps
+
+    step = IndexStep(owner, None)
+    shutil.rmtree(step.folder, ignore_errors=True)
+    with stages("encoders"):
+        _ = step.encoders
+    with stages("index"):
+        run_steps([step])
+    return {"recipe": step.recipe.name, "disk_bytes": tree_bytes(step.folder)}
+
+
+def _queries(owner, args):
+    from whence.data import load_queries
+
+    return owner.encode_queries(load_queries(os.fspath(args.setup / "queries.jsonl")))
+
+
+def _scan(owner, args, stages):
+    import numpy as np
+
+    from whence.attributor.search import ask, from_index
+    from whence.scoring import Dense
+
+    index = owner.open_index()
+    encoders = owner.encoders(owner.recipe())
+    with stages("queries"):
+        question = ask(owner, _queries(owner, args))
+    count = len(question.queries)
+    dense = Dense(2 * count, owner.corpus.documents)
+    with stages("encode"):
+        vectors = {name: each.query(question.blocks[name]).float().numpy() for name, each in encoders.items()}
+    from whence.scoring import scan
+
+    for _ in range(3):  # the first pass reads the disk
+        stages.rows.pop("scan", None)
+        with stages("scan"):
+            scan(index, index.layouts, vectors, [dense_half(dense, count)], 1.0 / owner.trained_on)
+    if args.scores:
+        np.save(args.scores, dense.scores[:count])
+    return {"bytes_scanned": index.bytes_per_row * owner.corpus.windows, "query_count": count}
+
+
+def dense_half(dense, count):
+    """A fold that keeps the first rows of a dense one."""
+
+    class Half:
+        def update(self, documents, scores):
+            dense.scores[:count, documents] = scores
+
+    return Half()
+
+
+def _exact(owner, args, stages):
+    import numpy as np
+
+    from whence.attributor.search import ask, from_model
+    from whence.scoring import Dense
+
+    encoders = owner.encoders(owner.recipe())
+    with stages("queries"):
+        question = ask(owner, _queries(owner, args))
+    count = len(question.queries)
+    dense = Dense(2 * count, owner.corpus.documents)
+    with stages("exact"):
+        from_model(owner, question, encoders, [dense], 1.0 / owner.trained_on, None, lambda _: None)
+    if args.scores:
+        np.save(args.scores, dense.scores[:count])
+    return {"query_count": count}
+
+
+_STAGES = {"fit": _fit, "index": _index, "scan": _scan, "exact": _exact}
+
+if __name__ == "__main__":
+    main()
