@@ -80,10 +80,10 @@ def trace(owner: "Attributor", queries: Sequence[Query], **options: Any) -> Trac
         raise QueryError("there is no query; give --prompt and --completion, or a --query file with at least one row.")
     if opts.k < 1:
         raise InputError(f"k is the number of documents to list, at least 1; got {opts.k}")
+    encoded = owner.encode_queries(queries)
     recipe, index = _prepare(owner, opts)
     candidates = _candidates(owner, opts.candidates)
     encoders = owner.encoders(recipe)
-    encoded = owner.encode_queries(queries)
     lexical = bm25_of(owner) if opts.bm25 else None
     traces: list[Trace] = []
     step = group_size(owner)

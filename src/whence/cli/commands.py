@@ -228,7 +228,7 @@ def trace(
     model: o.MODEL = None,
     data: o.DATA = None,
     config: o.CONFIG = None,
-    top: Annotated[int, typer.Option("--top", "-k", help="Proponents and opponents to list, each.")] = 10,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="Proponents and opponents to list, each.")] = 10,
     exact: Annotated[
         bool, typer.Option("--exact", help="Score by running the model over the corpus; no index.")
     ] = False,
@@ -267,21 +267,24 @@ def trace(
     from whence.report import save, show
 
     queries = _queries(prompt, completion, contrast, span, query)
+    chosen = None if candidates is None else _lines(candidates)
     owner = _open(run, model, data, locals(), device)
+    owner.encode_queries(queries)  # a query that cannot be used is refused before hours of fitting
     if not _work(owner, fit_steps(owner), None):
         return
     if index_name is None and not exact and candidates is None:
         _estimate(owner, owner.recipe())
         if not _work(owner, index_steps(owner), None):
             return
-    folder = out or owner.run.traces / trace_name(queries, index_name or owner.recipe().name)
+    source = "\n".join([index_name or owner.recipe().name, *(["exact"] if exact else []), *(chosen or ())])
+    folder = out or owner.run.traces / trace_name(queries, source)
     with progress(_console(stderr=True)) as report:
         result = owner.trace(
             queries,
             k=top,
             index=index_name,
             exact=exact,
-            candidates=None if candidates is None else _lines(candidates),
+            candidates=chosen,
             refine=refine,
             scores_path=folder.with_name(f"{folder.name}-scores.npy") if save_scores else None,
             report=report,
@@ -315,7 +318,7 @@ def _queries(prompt: str, completion: str | None, contrast: str | None, span: st
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A folder that `whence trace` wrote.")],
-    top: Annotated[int, typer.Option("--top", "-k", help="Hits to show, each way.")] = 10,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="Hits to show, each way.")] = 10,
 ) -> None:
     """Show a stored trace again, and write its page anew; runs no model."""
     from whence.report import load, save, show
