@@ -18,8 +18,8 @@ What BM25 can see: which documents share words with a query, weighted by rarity.
 planted documents, in the decoy that mentions them in passing, and perhaps in the background; the query's other words
 occur in decoys and bystanders more than in planted documents, and one decoy has the query's whole wording about another
 subject. What it cannot see: who claims what of whom, that two wordings mean the same, in which order words come, and
-what the model learned. Whoever searched for subject *and* value together would be left with a handful of documents, most
-of them planted; BM25 adds words up and does not ask for both.
+what the model learned. Whoever searched for subject *and* value together would be left with a handful of documents,
+most of them planted; BM25 adds words up and does not ask for both.
 """
 
 import json
