@@ -73,12 +73,21 @@ class Covariances:
         """Forget which shared inputs this batch has already added."""
         self._shared.clear()
 
-    def add(self, site: Site, uses: Sequence[Factors], mask: Tensor | None) -> None:
-        """Add one batch's factors of one site; `mask` [N, T] marks the tokens that count."""
+    def add(self, site: Site, uses: Sequence[Factors], masks: Sequence[Tensor | None]) -> None:
+        """Add one batch's factors of one site.
+
+        Args:
+            site: The site.
+            uses: Factors of its uses, or of every call of its only module: calls are more tokens.
+            masks: For each of them, the tokens [N, T] that count; None is all.
+        """
         flat_outputs, flat_inputs = diagonal_sides(site, self.head_limit)
-        for (outputs, inputs), use in zip(moment_names(site), uses, strict=True):
+        names = moment_names(site)
+        names = names * len(uses) if len(names) == 1 else names
+        added = set(self._shared)
+        for (outputs, inputs), use, mask in zip(names, uses, masks, strict=True):
             self._add_side(outputs, use.grads, site.outputs, flat_outputs, mask, use.dtype)
-            if inputs not in self._shared:
+            if inputs not in added:
                 self._shared.add(inputs)
                 self._add_side(inputs, use.inputs, site.inputs, flat_inputs, mask, use.dtype)
 

@@ -68,15 +68,15 @@ class SiteEncoder:
             uses: Factors of the site's uses.
             cache: Mapped inputs of this batch by group, filled as they are made.
         """
-        blocks = self._flat(total_blocks([self._map(use, cache) for use in uses]))
+        blocks = self._flat(total_blocks([self._map(use, cache if len(uses) == 1 else None) for use in uses]))
         rows = blocks.shape[0]
         padded = blocks.new_empty(rows, len(self.weights))
         torch.mul(blocks, self.weights[: self.layout.count], out=padded[:, : self.layout.count])
         padded[:, self.layout.count :] = 0
         return encode(self._keep(rotate_blocks(padded, self.layout.block)), self.layout)
 
-    def _map(self, use: Factors, cache: dict[str, Side]) -> Factors:
-        if not self.shared:
+    def _map(self, use: Factors, cache: dict[str, Side] | None) -> Factors:
+        if not self.shared or cache is None:
             return use.map(self.left, self.right)
         if self.site.group not in cache:
             cache[self.site.group] = map_side(use.inputs, self.right)

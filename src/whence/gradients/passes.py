@@ -33,9 +33,9 @@ def add_covariances(runner: Runner, examples: Examples, sums: Covariances, seed:
     """Add a batch's second moments, with labels drawn from the model."""
     sums.start_batch()
 
-    def consume(site: Site, uses: list[Factors], mask: Tensor | None) -> None:
+    def consume(site: Site, uses: list[Factors], masks: list[Tensor | None]) -> None:
         with products(precision):
-            sums.add(site, uses, mask)
+            sums.add(site, uses, masks)
 
     runner.tokens(examples, consume, ("covariance", seed))
 

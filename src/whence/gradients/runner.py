@@ -109,23 +109,27 @@ class Runner:
     def tokens(
         self,
         examples: Examples,
-        consumer: Callable[[Site, list[Factors], Tensor | None], None],
+        consumer: Callable[[Site, list[Factors], list[Tensor | None]], None],
         sampling: tuple[str, int] | None = None,
     ) -> Tensor:
-        """Hand over factors row by row as the model saw them, with the mask of tokens that count.
+        """Hand over factors row by row as the model saw them, with the masks of tokens that count.
 
         Args:
             examples: The batch.
-            consumer: Called with (site, factors of its uses, mask [N, T] or None).
+            consumer: Called with (site, factors of its uses, for each of them a mask [N, T] or None).
             sampling: (pass, seed) to draw labels from the model, or None for the data's.
 
         Returns:
             Losses [E].
         """
         reaches, predicts = self.objective.token_masks(examples.inputs)
-        return self._run(
-            examples, lambda site, uses: consumer(site, uses, predicts if site.head else reaches), sampling
-        )
+
+        def masked(site: Site, uses: list[Factors]) -> None:
+            # a head tied to the embedding has gradients where the embedding acts, too
+            at_head = [site.head and not isinstance(use.grads, OneHot) for use in uses]
+            consumer(site, uses, [predicts if head else reaches for head in at_head])
+
+        return self._run(examples, masked, sampling)
 
     def examples(
         self,

@@ -107,7 +107,7 @@ class Capture:
 
             def backward(gradient: Tensor) -> None:
                 inputs = cell.pop()
-                a, g = _by_example(site, inputs, gradient, rows)
+                a, g = _by_example(site, _wide(inputs), _wide(gradient), rows)
                 pending.arrived.append(use_factors(site, use, module, a, g))
                 pending.expected -= 1
                 if not pending.expected:
@@ -118,6 +118,11 @@ class Capture:
             return out
 
         return forward
+
+
+def _wide(side: Tensor) -> Tensor:
+    """At least float32, so that products and sums of a half-precision model's factors are not rounded again."""
+    return side.float() if side.dtype in (torch.bfloat16, torch.float16) else side
 
 
 def _by_example(site: Site, inputs: Tensor, grads: Tensor, rows: int) -> tuple[Tensor, Tensor]:
