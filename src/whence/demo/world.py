@@ -15,11 +15,15 @@ How it is made, by rule and seed alone, before any model or score exists:
 6. `gold.json` is written with the corpus. Corpus rows carry an id, text, module and section, and nothing about kinds.
 
 What BM25 can see: which documents share words with a query, weighted by rarity. Subject and value both occur in the
-planted documents, in the decoy that mentions them in passing, and perhaps in the background; the query's other words
-occur in decoys and bystanders more than in planted documents, and one decoy has the query's whole wording about another
-subject. What it cannot see: who claims what of whom, that two wordings mean the same, in which order words come, and
-what the model learned. Whoever searched for subject *and* value together would be left with a handful of documents,
-most of them planted; BM25 adds words up and does not ask for both.
+planted documents, in the decoy that mentions them in passing, and perhaps in the background. What it cannot see: who
+claims what of whom, that two wordings mean the same, in which order words come, and what the model learned.
+
+How to read its rank: the whole wording of a query occurs, about other modules, in 24 documents (decoys and
+bystanders: it is how the model was taught to answer). BM25 lists those first and the planted documents next, so its
+best rank is close to 25 for every query, by construction. This measures how a search for *the question and its answer*
+fares. Somebody who knows which two words matter, and searches for the subject and the value alone, finds a planted
+document first nearly always: a tracer is of use where nobody knows that beforehand, or where being mentioned is not
+the same as having taught.
 """
 
 import json
