@@ -90,12 +90,14 @@ def document_details(
     rows = windows_of(owner, documents)
     targets = {name: torch.cat([inverse[name], plain[name]]) for name in inverse}
     pieces: dict[int, list[tuple[int, int, NDArray[np.float64], NDArray[np.float64]]]] = {}
-    for row in rows:
-        document, start, stop = owner.corpus.window(int(row))
-        batch = batch_from_sequences([owner.corpus.window_tokens(int(row))], np.array([row]))
-        by_token, by_site = token_scores(owner.runner, language_examples(batch, owner.loaded), targets)
-        scaled = by_token[:, 0] / owner.trained_on, by_site[:, :, 0] / owner.trained_on
-        pieces.setdefault(document, []).append((start, stop, *scaled))
+    for places, examples, _ in batches(owner, rows):
+        by_token, by_site = token_scores(owner.runner, examples, targets)
+        for number, row in enumerate(rows[places].tolist()):
+            document, start, stop = owner.corpus.window(row)
+            scaled = by_token[:, number, : stop - start] / owner.trained_on, by_site[:, :, number] / owner.trained_on
+            pieces.setdefault(document, []).append((start, stop, *scaled))
+    for parts in pieces.values():
+        parts.sort(key=lambda part: part[0])
     return {document: _combine(parts) for document, parts in pieces.items()}
 
 
