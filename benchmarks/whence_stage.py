@@ -80,7 +80,8 @@ def _open(args: argparse.Namespace):
 
 
 def _fit(owner, args, stages):
-    from whence.attributor.steps import CovarianceStep, EigenvalueStep, run_steps
+    from whence.attributor.fitting import CovarianceStep, EigenvalueStep
+    from whence.attributor.steps import run_steps
 
     for step in (CovarianceStep(owner), EigenvalueStep(owner)):
         with stages(step.name):
@@ -90,7 +91,8 @@ def _fit(owner, args, stages):
 
 
 def _index(owner, args, stages):
-    from whence.attributor.steps import IndexStep, run_steps
+    from whence.attributor.indexing import IndexStep
+    from whence.attributor.steps import run_steps
 
     step = IndexStep(owner, None)
     shutil.rmtree(step.folder, ignore_errors=True)
@@ -110,7 +112,7 @@ def _queries(owner, args):
 def _scan(owner, args, stages):
     import numpy as np
 
-    from whence.attributor.search import ask, from_index
+    from whence.attributor.search import ask
     from whence.scoring import Dense
 
     index = owner.open_index()

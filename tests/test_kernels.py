@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whence.scoring.kernels import FALLBACK, kernel_name, kernel_names, score_codes, score_codes_torch
+from whence.scoring.kernels import FALLBACK, kernel_name, kernel_names, score_codes
 
 BITS = (1, 8, 16)
 KERNELS = kernel_names()
@@ -176,27 +175,6 @@ def test_a_row_that_is_not_finite_spoils_only_itself(kernel):
     assert (spoilt[:, :39] == clean[:, :39]).all()
 
 
-@pytest.mark.parametrize("bits", BITS)
-def test_torch_agrees_and_leaves_the_precision_setting_alone(bits):
-    codes, scales, q = make(np.random.default_rng(9), 37, 3 * 4096, 1024, bits, 5)
-    torch.set_float32_matmul_precision("high")
-    try:
-        scores = score_codes_torch(torch.from_numpy(codes), torch.from_numpy(scales), torch.from_numpy(q), 1024, bits)
-        assert torch.get_float32_matmul_precision() == "high"
-    finally:
-        torch.set_float32_matmul_precision("highest")
-    assert_right(scores.numpy(), codes, scales, q, 1024, bits)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("bits", BITS)
-def test_torch_on_a_gpu(bits):
-    codes, scales, q = make(np.random.default_rng(9), 37, 3 * 65536, 1024, bits, 5)
-    scores = score_codes_torch(*(torch.from_numpy(x).cuda() for x in (codes, scales, q)), 1024, bits)
-    assert_right(scores.cpu().numpy(), codes, scales, q, 1024, bits)
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -231,16 +209,6 @@ def test_refuses_what_does_not_fit(change, words):
     score_codes(**good)
     with pytest.raises(ValueError, match=words):
         score_codes(**{**good, **change})
-
-
-def test_torch_refuses_what_does_not_fit():
-    codes, scales, q = torch.zeros(3, 64, dtype=torch.uint8), torch.zeros(3, 4), torch.zeros(1, 512)
-    with pytest.raises(ValueError, match="codes must be a matrix of int8 for 8-bit codes, got uint8"):
-        score_codes_torch(codes, scales, q, 128, 8)
-    with pytest.raises(ValueError, match="queries must be a matrix of float32"):
-        score_codes_torch(codes, scales, q.bfloat16(), 128, 1)
-    with pytest.raises(ValueError, match="must share a device, got cpu, meta and cpu"):
-        score_codes_torch(codes, scales.to("meta"), q, 128, 1)
 
 
 @pytest.mark.skipif(kernel_name() == FALLBACK, reason="the extension was not built")

@@ -44,12 +44,14 @@ class Index:
         recipe: Its settings, as stored.
         layouts: Where each site's code lies in a row.
         shares: Names of its shares, in corpus order.
+        corpus: Fingerprint of the corpus it was made from.
     """
 
     folder: Path
     recipe: Mapping[str, Any]
     layouts: tuple[SiteLayout, ...]
     shares: tuple[str, ...]
+    corpus: str = ""
 
     @property
     def bytes_per_row(self) -> int:
@@ -131,7 +133,9 @@ def open_index(folder: Path) -> Index:
         raise IncompleteError(f"there is no index in {folder}; make one with `whence index`.")
     content = read_json(path)
     layouts = tuple(SiteLayout(**entry) for entry in content["layout"])
-    return Index(folder, content["recipe"], layouts, tuple(content["shares"]))
+    return Index(
+        folder, content["recipe"], layouts, tuple(content["shares"]), str(content["bound_to"].get("corpus", ""))
+    )
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from whence.attributor.config import ModelConfig, checked, complete, merge_settings
 from whence.attributor.curvatures import load_curvatures
 from whence.data import Corpus, encode_queries, open_corpus, tokenizer_fingerprint
-from whence.errors import CoverageError, IncompleteError, InputError, ModelError
+from whence.errors import CoverageError, IncompleteError, InputError, ModelError, StaleRunError
 from whence.gradients import Recipe, Runner, SiteEncoder, build_encoders, language_examples
 from whence.interfaces import Coverage, EncodedQuery, Query, Site, TokenBatch
 from whence.model import CausalLM, LoadedModel, coverage, find_sites, load_model, load_tokenizer, probe_sites
@@ -187,6 +187,11 @@ class Attributor:
         if name is None or (names and name not in names):
             raise InputError(f"which index? This run has: {', '.join(names)}. Name one with --index.")
         index = open_index(self.run.index / name)
+        if index.corpus != self.corpus.fingerprint:
+            raise StaleRunError(
+                f"the index {name} was made from another corpus ({index.corpus}) than the run has now "
+                f"({self.corpus.fingerprint}); delete {index.folder} and run `whence index` again."
+            )
         missing = index.missing()
         if missing:
             raise IncompleteError(
@@ -229,13 +234,16 @@ class Attributor:
 
     def fit(self, report: Report | None = None) -> None:
         """Read the corpus and fit the curvature; goes on where it stopped."""
-        from whence.attributor.steps import fit_steps, run_steps
+        from whence.attributor.fitting import fit_steps
+        from whence.attributor.steps import run_steps
 
         run_steps(fit_steps(self), report=report)
 
     def index(self, recipe: Recipe | None = None, report: Report | None = None) -> Index:
         """Code every document; goes on where it stopped. Fits first if that has not been done."""
-        from whence.attributor.steps import fit_steps, index_steps, run_steps
+        from whence.attributor.fitting import fit_steps
+        from whence.attributor.indexing import index_steps
+        from whence.attributor.steps import run_steps
 
         run_steps([*fit_steps(self), *index_steps(self, recipe)], report=report)
         return self.open_index((recipe or self.config.recipe).resolved(self.sites).name)

@@ -1,7 +1,7 @@
 """Inner products of stored codes with full-precision queries: the innermost loop of a scan.
 
-Native C kernels where the package was built with a compiler, numpy and torch elsewhere; torch for codes on a GPU. Knows
-nothing of sites, shards, documents or what a coordinate means.
+Native C kernels where the package was built with a compiler, numpy and torch elsewhere. Codes lie on disk and are
+read once, so they are scored where they are read, on the CPU, also when the model runs on a GPU. Knows nothing of sites, shards, documents or what a coordinate means.
 
 A code is a row of D coordinates in D / block blocks, each with its own float32 scale; a coordinate's value is scale
 times its stored number:
@@ -16,7 +16,6 @@ Axes: M rows (documents or windows), D coordinates, Q queries.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -29,7 +28,7 @@ try:
 except ImportError:  # built without a compiler
     _native = None  # type: ignore[assignment]
 
-__all__ = ["kernel_name", "kernel_names", "score_codes", "score_codes_torch"]
+__all__ = ["kernel_name", "kernel_names", "score_codes"]
 
 _DTYPES: dict[int, type[np.generic]] = {1: np.uint8, 8: np.int8, 16: np.float16}
 FALLBACK = "fallback"
@@ -180,82 +179,6 @@ def _tile_values(
     if len(numbers) == _FALLBACK_ROWS:
         return numbers
     return np.concatenate([numbers, np.zeros((_FALLBACK_ROWS - len(numbers), stop - start), np.float32)])
-
-
-def score_codes_torch(
-    codes: torch.Tensor, scales: torch.Tensor, queries: torch.Tensor, block: int, bits: int
-) -> torch.Tensor:
-    """What `score_codes` computes, for tensors that share a device: for codes held on a GPU.
-
-    Tiles of values are unpacked on the device and multiplied in single precision (never TF32), then summed in double.
-    Equal calls on one device give equal bits; the library chosen for another number of rows may round otherwise.
-
-    Args:
-        codes: uint8 [M, D/8], int8 [M, D] or float16 [M, D] for 1, 8 or 16 `bits`.
-        scales: float32 [M, D / block].
-        queries: float32 [Q, D].
-        block: Coordinates per scale, a power of two from 64 to 65536.
-        bits: Bits per coordinate: 1, 8 or 16.
-
-    Returns:
-        float32 [Q, M], on the same device.
-
-    Raises:
-        ValueError: A shape, dtype, device, `block` or `bits` does not fit.
-    """
-    _check(
-        _numpy_dtype(codes),
-        tuple(codes.shape),
-        _numpy_dtype(scales),
-        tuple(scales.shape),
-        _numpy_dtype(queries),
-        tuple(queries.shape),
-        block,
-        bits,
-    )
-    if not codes.device == scales.device == queries.device:
-        raise ValueError(
-            f"codes, scales and queries must share a device, got {codes.device}, {scales.device} and {queries.device}"
-        )
-    count, coordinates = queries.shape
-    width = min(coordinates, 65536)
-    height = max(1, _TORCH_TILE // max(width, 1))
-    sums = torch.zeros(count, len(codes), dtype=torch.float64, device=codes.device)
-    with torch.no_grad(), _full_precision():
-        for first in range(0, len(codes), height):
-            rows = slice(first, first + height)
-            for start in range(0, coordinates, width):
-                stop = min(start + width, coordinates)
-                values = _tensor_values(codes[rows], scales[rows], start, stop, block, bits)
-                sums[:, rows] += queries[:, start:stop] @ values.T
-    return sums.float()
-
-
-def _tensor_values(
-    codes: torch.Tensor, scales: torch.Tensor, start: int, stop: int, block: int, bits: int
-) -> torch.Tensor:
-    if bits == 1:
-        shifts = torch.arange(8, dtype=torch.uint8, device=codes.device)
-        numbers = (codes[:, start // 8 : stop // 8, None] >> shifts & 1).flatten(1).float().mul_(2).sub_(1)
-    else:
-        numbers = codes[:, start:stop].float()
-    width = min(block, stop - start)
-    factors = scales[:, start // block : -(-stop // block)]
-    return (numbers.reshape(len(numbers), -1, width) * factors[..., None]).flatten(1)
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def _numpy_dtype(tensor: torch.Tensor) -> np.dtype[Any]:
-    return np.dtype(str(tensor.dtype).removeprefix("torch.").replace("bfloat16", "V2"))
 
 
 def _check(
