@@ -113,11 +113,18 @@ def checked(kind: type[M], values: Mapping[str, Any]) -> M:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']} (got {each['input']!r})" for each in error.errors()]
-        known = ", ".join(kind.model_fields)
-        raise InputError(
-            "these settings cannot be used:\n  " + "\n  ".join(lines) + f"\nKnown here: {known}"
-        ) from error
+        lines = [_complaint(kind, each["loc"], each["type"], each["msg"], each["input"]) for each in error.errors()]
+        raise InputError("these settings cannot be used:\n  " + "\n  ".join(lines)) from error
+
+
+def _complaint(kind: type[BaseModel], place: tuple[int | str, ...], fault: str, message: str, given: Any) -> str:
+    name = ".".join(map(str, place))
+    if fault != "extra_forbidden":
+        return f"{name}: {message} (got {given!r})"
+    for part in place[:-1]:
+        inner = kind.model_fields[str(part)].annotation if str(part) in kind.model_fields else None
+        kind = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else kind
+    return f"{name}: there is no such setting (got {given!r}); beside it there are {', '.join(kind.model_fields)}"
 
 
 def complete(settings: Mapping[str, Any], context: int, vocabulary: int) -> RunConfig:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from whence.attributor.config import ModelConfig, checked, complete, merge_settings
 from whence.attributor.curvatures import load_curvatures
-from whence.data import Corpus, encode_queries, open_corpus, tokenizer_fingerprint
+from whence.data import Corpus, encode_queries, open_corpus, refuse_changed_files, tokenizer_fingerprint
 from whence.errors import CoverageError, IncompleteError, InputError, ModelError, StaleRunError
 from whence.gradients import Recipe, Runner, SiteEncoder, build_encoders, language_examples
 from whence.interfaces import Coverage, EncodedQuery, Query, Site, TokenBatch
@@ -66,6 +66,8 @@ class Attributor:
             asked["model"] = {**asked.get("model", {}), "model": model}
         if data:
             asked["corpus"] = {**asked.get("corpus", {}), "data": [data] if isinstance(data, str) else list(data)}
+        if stored is not None and model is not None and data and not self._begun():
+            stored = None  # all that an attempt left behind is its settings; another may be tried
         merged = merge_settings(stored["config"] if stored else {}, asked)
         if "model" not in merged.get("model", {}) or not merged.get("corpus", {}).get("data"):
             raise InputError(
@@ -76,6 +78,8 @@ class Attributor:
         self.loaded, self.tokenizer = self._load(chosen, device)
         self.config = complete(merged, self.loaded.context, self.loaded.vocabulary)
         self._bind(stored)
+        if self.run.corpus.joinpath("manifest.json").is_file():
+            refuse_changed_files(self.config.corpus, self.run.corpus)
 
     # ------------------------------------------------------------------ opening
 
@@ -96,6 +100,10 @@ class Attributor:
                 raise
             tokenizer = None  # documents may come as token ids
         return loaded, tokenizer
+
+    def _begun(self) -> bool:
+        """Whether any part of the corpus has been read, which everything else rests on."""
+        return any(self.run.corpus.glob("*/done.json"))
 
     def _bind(self, stored: Mapping[str, Any] | None) -> None:
         """Refuse a run made from something else; write run.json for a new one."""
@@ -185,7 +193,8 @@ class Attributor:
         if name is None:
             name = own if own in names or not names else (names[0] if len(names) == 1 else None)
         if name is None or (names and name not in names):
-            raise InputError(f"which index? This run has: {', '.join(names)}. Name one with --index.")
+            wrong = "which index?" if name is None else f"there is no index {name!r}."
+            raise InputError(f"{wrong} This run has: {', '.join(names)}. Name one with --index.")
         index = open_index(self.run.index / name)
         if index.corpus != self.corpus.fingerprint:
             raise StaleRunError(
@@ -292,7 +301,14 @@ def sites_of(loaded: LoadedModel, patterns: Sequence[str]) -> list[Site]:
     batch = TokenBatch(np.zeros(1, np.int64), tokens, real, loss, np.zeros_like(tokens))
     inputs = language_examples(batch, loaded).inputs
     objective = CausalLM()
-    return probe_sites(loaded.model, found, lambda: objective.losses(loaded.model, inputs), 1, loaded.head)
+    try:
+        return probe_sites(loaded.model, found, lambda: objective.losses(loaded.model, inputs), 1, loaded.head)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{loaded.name} was loaded, but running it on {tokens.size} tokens ({loaded.device}, "
+            f"{next(loaded.model.parameters()).dtype}) failed: {error}. Try another --dtype or --device, or "
+            "attention = \"eager\" under [model] in a --config file."
+        ) from error
 
 
 def model_coverage(

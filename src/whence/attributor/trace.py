@@ -179,8 +179,10 @@ def _candidates(owner: "Attributor", chosen: Sequence[int | str] | None) -> NDAr
     unknown = sorted(names - seen) + [str(n) for n in numbers if not 0 <= n < owner.corpus.documents]
     if unknown or not numbers:
         raise InputError(
-            f"{len(unknown)} candidates are not in the corpus of {owner.corpus.documents:,} documents: "
-            + (", ".join(unknown[:8]) or "(none was given)")
+            f"no candidate was given; name at least one of the {owner.corpus.documents:,} documents by its id."
+            if not unknown
+            else f"{len(unknown)} of the candidates are no document of this corpus: {', '.join(unknown[:8])}. "
+            f"It has {owner.corpus.documents:,}; the first is {owner.corpus.document(0).id!r}."
         )
     return np.unique(np.asarray(numbers, dtype=np.int64))
 

@@ -78,7 +78,7 @@ def _corpus_line(owner: "Attributor") -> str:
     why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(corpus.skipped.items()))
     return (
         f"Corpus: {corpus.documents:,} documents, {corpus.windows:,} windows, {corpus.tokens:,} tokens"
-        + (f"; {skipped:,} rows skipped ({why})" if skipped else "; no row skipped")
+        + (f"; {skipped:,} row{'s' * (skipped > 1)} skipped ({why})" if skipped else "; no row skipped")
         + (f"; {corpus.duplicate_ids:,} ids occur twice and are kept apart" if corpus.duplicate_ids else "")
     )
 
@@ -173,6 +173,15 @@ def index(
         console.print(f"Index: {recipe.name}, {size:,} bytes per window of {owner.corpus.windows:,}", markup=False)
 
 
+def _bytes(size: float) -> str:
+    """A size for people."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"
+
+
 def _estimate(owner: "Attributor", recipe: Any) -> None:
     """Say what an index will take before it is paid for, and refuse if the disk cannot hold it."""
     import shutil
@@ -183,13 +192,13 @@ def _estimate(owner: "Attributor", recipe: Any) -> None:
     free = shutil.disk_usage(owner.run.path).free
     there = sum(file.stat().st_size for file in (owner.run.index / recipe.name).glob("*/codes.npy"))
     _console(stderr=True).print(
-        f"Index {recipe.name}: {size / 1e9:,.2f} GB for {owner.corpus.windows:,} windows ({free / 1e9:,.0f} GB free)",
+        f"Index {recipe.name}: {_bytes(size)} for {owner.corpus.windows:,} windows ({_bytes(free)} free)",
         style="dim",
         markup=False,
     )
     if size - there > free:
         raise StorageError(
-            f"the index would take {size / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free in {owner.run.path}. "
+            f"the index would take {_bytes(size)} and {_bytes(free)} are free in {owner.run.path}. "
             "Store less with --projection kronecker --coordinates 1024, or name a folder on a larger disk with --run."
         )
 
@@ -298,8 +307,10 @@ def trace(
 def _lines(path: Path) -> list[str]:
     try:
         return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--candidates {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise InputError(f"--candidates {path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"--candidates {path} is no text file; it takes one document id a line.") from error
 
 
 def _queries(prompt: str, completion: str | None, contrast: str | None, span: str | None, query: str | None) -> Any:
@@ -307,8 +318,11 @@ def _queries(prompt: str, completion: str | None, contrast: str | None, span: st
     from whence.interfaces import Query
 
     if query is not None:
-        if completion is not None or prompt:
-            raise QueryError("give either --query or --prompt and --completion, not both.")
+        if prompt or any(given is not None for given in (completion, contrast, span)):
+            raise QueryError(
+                "--query was given together with --prompt, --completion, --contrast or --span; write these into the "
+                "rows of the query file, or leave --query out."
+            )
         return load_queries(query)
     if completion is None:
         raise QueryError("what did the model say? Give --completion (with its --prompt), or a file with --query.")

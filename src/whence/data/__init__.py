@@ -18,7 +18,7 @@ Tokenizers are passed in; nothing here imports torch or transformers.
 from whence.data.batches import batch_from_sequences, make_batch, plan_batches
 from whence.data.config import SKIP_REASONS, CorpusConfig
 from whence.data.corpus import Corpus, CorpusShare, open_corpus
-from whence.data.ingestion import ingest
+from whence.data.ingestion import ingest, refuse_changed_files
 from whence.data.queries import encode_queries, encode_query, load_queries
 from whence.data.readers import Row, open_rows
 from whence.data.shares import windows_of
@@ -45,6 +45,7 @@ __all__ = [
     "open_rows",
     "pieces_of",
     "plan_batches",
+    "refuse_changed_files",
     "tokenizer_fingerprint",
     "windows_of",
 ]

@@ -27,7 +27,7 @@ from whence.errors import CorpusError
 from whence.interfaces import Document, Skip
 from whence.runs import is_done, read_json, refuse_if_changed, storage_errors, take_share, write_json
 
-__all__ = ["Progress", "ingest"]
+__all__ = ["Progress", "ingest", "refuse_changed_files"]
 
 Progress = Callable[[int, int], None]
 _BATCH_ROWS = 256
@@ -141,12 +141,16 @@ def _stamp(value: Any) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(value, sort_keys=True).encode())
 
 
-def _settings(config: CorpusConfig, listing: Listing, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def _files(listing: Listing) -> str:
     sizes = [[file.source, file.bytes, file.sample] for file in listing.files]
     total = sum(max(0, file.bytes) for file in listing.files)
+    return f"{len(sizes)} files, {total} bytes, {_stamp(sizes)[:16]}"
+
+
+def _settings(config: CorpusConfig, listing: Listing, tokenizer: Tokenizer | None) -> dict[str, Any]:
     return {
         **config.model_dump(mode="json"),
-        "files": f"{len(sizes)} files, {total} bytes, {_stamp(sizes)[:16]}",
+        "files": _files(listing),
         "tokenizer": tokenizer_fingerprint(tokenizer),
     }
 
@@ -283,3 +287,22 @@ def ingest(
     for number, file in take_share(list(enumerate(listing.files)), shares):
         worker.file(number, file)
     _finish(folder, config, listing, settings)
+
+
+def refuse_changed_files(config: CorpusConfig, folder: Path) -> None:
+    """Refuse a finished corpus whose files have been edited since; files that are gone are no longer needed.
+
+    Args:
+        config: What was read.
+        folder: Where its shares are (``run/corpus``).
+
+    Raises:
+        StaleRunError: The files lie where they did, with other sizes or content.
+    """
+    try:
+        now = _files(find_files(config.data))
+    except (CorpusError, OSError):
+        return
+    if (folder / "settings.json").is_file():
+        remedy = "The data changed on disk. Put it back, or name another run folder with --run to make a new run."
+        refuse_if_changed(folder, {"files": read_json(folder / "settings.json")["files"]}, {"files": now}, remedy)

@@ -103,7 +103,11 @@ def load_model(
             reference, revision=revision, dtype=_dtype(dtype, where), attn_implementation=attention
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"could not load a causal language model from {reference!r}: {_first_line(error)}") from error
+        absent = "" if Path(reference).is_dir() else " No such directory is here, so it was taken for a hub id."
+        raise ModelError(
+            f"could not load a causal language model from {reference!r}: {_first_line(error)}{absent} "
+            "Give a directory made by save_pretrained, or the id of a causal language model on the hub."
+        ) from error
     trained = None
     fingerprint = {
         "weights": _hash_weights(reference, model, revision),
