@@ -122,3 +122,23 @@ def save_model(folder, model: nn.Module, dtype: torch.dtype = torch.float32) -> 
 
 
 WORD_COUNT = len(dict.fromkeys(["<unk>", "<s>", "</s>", *WORDS]))
+DOCUMENTS = 24
+
+
+def rows() -> list[dict[str, str]]:
+    """A corpus of texts, every third of them a prompt and a completion."""
+    plain = documents(DOCUMENTS, words=(5, 14))
+    for number in range(0, DOCUMENTS, 3):
+        first, _, rest = plain[number].pop("text").partition(" ")
+        plain[number] |= {"prompt": first + " " + rest.split()[0], "completion": " " + " ".join(rest.split()[1:])}
+    return plain
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory):
+    """A folder with models of three precisions and a corpus."""
+    folder = tmp_path_factory.mktemp("attributor")
+    for kind in ("gpt2", "llama"):
+        save_model(folder / kind, causal_lm(kind, vocab_size=WORD_COUNT), torch.float32)
+    write_jsonl(folder / "corpus.jsonl", rows())
+    return folder

@@ -139,7 +139,7 @@ def open_array(path: Path) -> NDArray[Any]:
     with storage_errors(path):
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-        except ValueError as error:
+        except (ValueError, EOFError) as error:
             if path.exists() and path.stat().st_size:
                 try:  # an array with no elements cannot be mapped, but can be read
                     return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
