@@ -1,6 +1,7 @@
 """Covariances, K-FAC, EK-FAC and damping against dense matrices built from autograd, with the same drawn labels."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from oracle import (
     sides,
 )
 from test_capture import Recurrent, expected, plain_examples, plain_runner
+from test_projection import xxh64
 from whence.curvature import (
     Covariances,
     Damping,
@@ -58,11 +60,12 @@ MODELS = {
 
 
 def drawn(model, data, name):
-    """Each example's labels, drawn as the specification says: by example number and position."""
+    """Each example's labels, drawn as the specification says: by a hash of its tokens, and position."""
     out = []
-    for number, (tokens, _) in enumerate(data):
+    for tokens, _ in data:
         positions = np.arange(len(tokens), dtype=np.int64)
-        u = uniforms(SEED, name, np.full(len(tokens), number, dtype=np.int64), positions)
+        key = xxh64(b"".join(int(token).to_bytes(8, "little") for token in tokens), 0)
+        u = uniforms(SEED, name, np.full(len(tokens), key, dtype=np.uint64).view(np.int64), positions)
         out.append(draw_labels(model, torch.from_numpy(tokens), torch.from_numpy(u)))
     return out
 
@@ -334,9 +337,14 @@ def test_drawn_labels_converge_to_the_gauss_newton_matrix():
     tokens = np.array([1, 4, 2, 5])
     copies = 4000
     batch = batch_from_sequences([(tokens, np.array([0, 0, 1, 1], bool))] * copies)
+    numbers, positions = np.meshgrid(np.arange(copies), np.arange(4), indexing="ij")
+    examples = replace(
+        language_examples(batch, loaded),  # equal documents draw equal labels: here each draws its own
+        draws=lambda name, seed: torch.from_numpy(uniforms(seed, name, numbers, positions)),
+    )
     identity = {site.name: identity_curvature(site) for site in runner.sites}
     squares: dict = {}
-    add_eigenvalue_squares(runner, language_examples(batch, loaded), identity, squares, SEED, "full")
+    add_eigenvalue_squares(runner, examples, identity, squares, SEED, "full")
     for site in runner.sites:
         weight = model.get_parameter(site.parameters[0])
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -57,11 +58,15 @@ class Examples:
 
 
 def language_examples(batch: TokenBatch, loaded: LoadedModel) -> Examples:
-    """Examples of a language model from a token batch."""
+    """Examples of a language model from a token batch.
+
+    Labels are drawn by what an example says and not by its number, so that neither the order of a corpus nor what else
+    is in it changes them.
+    """
 
     def draws(name: str, seed: int) -> Tensor:
         real = batch.segments >= 0
-        numbers = np.where(real, batch.rows[batch.segments.clip(0)], 0)
+        numbers = np.where(real, _keys(batch)[batch.segments.clip(0)], 0)
         drawn = uniforms(seed, name, numbers, batch.positions)
         return torch.from_numpy(drawn).to(loaded.device)
 
@@ -69,6 +74,12 @@ def language_examples(batch: TokenBatch, loaded: LoadedModel) -> Examples:
     if batch.packed:
         gather = torch.from_numpy(_positions_by_example(batch.segments, batch.examples)).to(loaded.device)
     return Examples(language_inputs(batch, loaded), len(batch.input_ids), batch.examples, batch.rows, gather, draws)
+
+
+def _keys(batch: TokenBatch) -> NDArray[np.int64]:
+    """xxh64 of each example's token ids as little-endian 64-bit integers, int64 [E]."""
+    tokens = (batch.input_ids[batch.segments == example].astype("<i8") for example in range(batch.examples))
+    return np.array([xxhash.xxh64_intdigest(ids.tobytes()) for ids in tokens], dtype=np.uint64).view(np.int64)
 
 
 def _positions_by_example(segments: NDArray[np.int64], examples: int) -> NDArray[np.int64]:

@@ -50,7 +50,7 @@ def uniforms(seed: int, name: str, rows: NDArray[np.int64], positions: NDArray[n
     Args:
         seed: Seed.
         name: Stream, for instance which pass of a fit.
-        rows: int64, an example's number in the corpus.
+        rows: int64, an example's number or a hash of it.
         positions: int64, same shape; position of a token within the example.
 
     Returns:
