@@ -62,6 +62,11 @@ class Attributor:
         self.run = Run(run)
         stored = self.run.read() if self.run.exists else None
         asked = dict(settings or {})
+        for name in ("model", "corpus"):
+            if not isinstance(asked.get(name, {}), Mapping):
+                raise InputError(
+                    f"{name} = {asked[name]!r} is no table of settings; write [{name}] and its keys below."
+                )
         if model is not None:
             asked["model"] = {**asked.get("model", {}), "model": model}
         if data:
@@ -307,7 +312,7 @@ def sites_of(loaded: LoadedModel, patterns: Sequence[str]) -> list[Site]:
         raise ModelError(
             f"{loaded.name} was loaded, but running it on {tokens.size} tokens ({loaded.device}, "
             f"{next(loaded.model.parameters()).dtype}) failed: {error}. Try another --dtype or --device, or "
-            "attention = \"eager\" under [model] in a --config file."
+            'attention = "eager" under [model] in a --config file.'
         ) from error
 
 

@@ -1,15 +1,16 @@
 """Fitted curvature on disk: one safetensors file per site; bases shared by a group are stored once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from whence.curvature import SiteCurvature, identity_curvature
-from whence.errors import IncompleteError
+from whence.errors import IncompleteError, StorageError
 from whence.gradients import Method
 from whence.interfaces import Site
 from whence.runs import is_done, storage_errors
@@ -26,15 +27,30 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        with storage_errors(path):
+            yield
+    except SafetensorError as error:
+        raise StorageError(
+            f"{path} is damaged ({error}); delete the folder {path.parent} and run `whence fit` again."
+        ) from error
+
+
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file."""
-    with storage_errors(path):
+    """Read a safetensors file.
+
+    Raises:
+        StorageError: It is damaged.
+    """
+    with _reading(path):
         return dict(load_file(path))
 
 
 def read_some(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
     """Only the named tensors of a safetensors file, so that a merge never holds more than one site."""
-    with storage_errors(path), safe_open(path, framework="pt") as file:
+    with _reading(path), safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in names}
 
 
@@ -86,7 +102,6 @@ def load_curvatures(folder: Path, sites: Sequence[Site], method: Method) -> dict
     bases = load_bases(folder, sites) if method == "ekfac" else {site.name: identity_curvature(site) for site in sites}
     out = {}
     for site in sites:
-        with safe_open(folder / name / f"{site.name}.safetensors", framework="pt") as file:
-            values: Tensor = file.get_tensor("eigenvalues")
+        values = read_some(folder / name / f"{site.name}.safetensors", ["eigenvalues"])["eigenvalues"]
         out[site.name] = SiteCurvature(bases[site.name].outputs, bases[site.name].inputs, values.to(torch.float32))
     return out

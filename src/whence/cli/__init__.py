@@ -11,19 +11,23 @@ from whence.errors import WhenceError
 
 __all__ = ["main"]
 
+_INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the command line; whence's own errors are one message on stderr, and exit status 2."""
     from whence.cli.commands import app
 
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)
+        if status == _INTERRUPTED:  # typer returns it for Ctrl-C instead of letting it through
+            raise KeyboardInterrupt
     except WhenceError as error:
         _fail(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped. What was finished is kept; the same command goes on from there.\n")
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:

@@ -94,6 +94,7 @@ def load_model(
     Raises:
         ModelError: It cannot be loaded; says what was tried.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     where = resolve_device(device)
@@ -102,7 +103,7 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(
             reference, revision=revision, dtype=_dtype(dtype, where), attn_implementation=attention
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         absent = "" if Path(reference).is_dir() else " No such directory is here, so it was taken for a hub id."
         raise ModelError(
             f"could not load a causal language model from {reference!r}: {_first_line(error)}{absent} "
@@ -161,6 +162,8 @@ def _name_of(model: nn.Module, wanted: nn.Module | None) -> str | None:
 
 
 def _load_adapter(model: Any, adapter: str) -> tuple[Any, frozenset[str]]:
+    from safetensors import SafetensorError
+
     try:
         from peft import PeftModel
     except ImportError as error:
@@ -168,7 +171,7 @@ def _load_adapter(model: Any, adapter: str) -> tuple[Any, frozenset[str]]:
     _check_directory(adapter, "adapter")
     try:
         wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"could not load the adapter {adapter!r} onto this model: {_first_line(error)}") from error
     trained = frozenset(name for name, parameter in wrapped.named_parameters() if parameter.requires_grad)
     return wrapped, trained
