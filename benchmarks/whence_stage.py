@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/whence_stage.py --setup bench-out/b --run bench-out/whence --stage fit --sample 1.0
 
-Stages: fit (corpus read beforehand; covariances, eigendecomposition, eigenvalues), index, scan (8 queries' own gradients
-first, timed apart), exact (scores by running the model). Prints one JSON line; `seconds` holds wall and CPU of the
-stage alone, `load` the rest, `disk_bytes` what the stage left. CPU seconds are the whole process's, all threads.
+Stages: fit (covariances, eigendecomposition, eigenvalues; the corpus is read beforehand), index, scan (the queries' own
+gradients first, timed apart), exact (scores by running the model). Prints one JSON line; `seconds` holds wall and CPU of
+the stage alone, `load` the rest, `disk_bytes` what the stage left. CPU seconds are the whole process's, all threads.
 """
 
 from __future__ import annotations
@@ -103,10 +103,21 @@ def _index(owner, args, stages):
     return {"recipe": step.recipe.name, "disk_bytes": tree_bytes(step.folder)}
 
 
-def _queries(owner, args):
-    from whence.data import load_queries
+def _queries(args):
+    """The benchmark's queries: token ids, every token after the first explained."""
+    import json
 
-    return owner.encode_queries(load_queries(os.fspath(args.setup / "queries.jsonl")))
+    import numpy as np
+
+    from whence.interfaces import EncodedQuery, EncodedText, Query
+
+    out = []
+    for line in (args.setup / "queries.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        tokens = np.array(row["input_ids"], dtype=np.int64)
+        text = EncodedText(tokens, np.arange(len(tokens)) > 0, ("",) * len(tokens))
+        out.append(EncodedQuery(Query(completion=row["text"]), row["id"], text))
+    return out
 
 
 def _scan(owner, args, stages):
@@ -118,7 +129,7 @@ def _scan(owner, args, stages):
     index = owner.open_index()
     encoders = owner.encoders(owner.recipe())
     with stages("queries"):
-        question = ask(owner, _queries(owner, args))
+        question = ask(owner, _queries(args))
     count = len(question.queries)
     dense = Dense(2 * count, owner.corpus.documents)
     with stages("encode"):
@@ -152,7 +163,7 @@ def _exact(owner, args, stages):
 
     encoders = owner.encoders(owner.recipe())
     with stages("queries"):
-        question = ask(owner, _queries(owner, args))
+        question = ask(owner, _queries(args))
     count = len(question.queries)
     dense = Dense(2 * count, owner.corpus.documents)
     with stages("exact"):

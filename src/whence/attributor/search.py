@@ -53,19 +53,24 @@ def group_size(owner: "Attributor") -> int:
 
 def ask(owner: "Attributor", queries: Sequence[EncodedQuery]) -> Question:
     """Gradients of a group of queries, one after another, in full precision."""
-    collected: dict[str, list[Tensor]] = {site.name: [] for site in owner.sites}
+    first = next(owner.loaded.model.parameters())
+    wide = torch.float64 if first.dtype == torch.float64 else torch.float32
+    out = {
+        site.name: torch.empty(len(queries), site.outputs, site.inputs, dtype=wide, device=owner.loaded.device)
+        for site in owner.sites
+    }
     losses = []
-    for query in queries:
+    for number, query in enumerate(queries):
         sequences = [(query.text.tokens, query.text.loss_mask)]
         if query.contrast is not None:
             sequences.append((query.contrast.tokens, query.contrast.loss_mask))
         examples = language_examples(batch_from_sequences(sequences), owner.loaded)
         blocks, loss = gradient_blocks(owner.runner, examples)
-        signs = torch.tensor([1.0, -1.0][: len(sequences)], dtype=loss.dtype, device=loss.device)
-        losses.append(float((loss * signs).sum()))
+        losses.append(float(loss[0] - (loss[1] if query.contrast is not None else 0.0)))
         for name, block in blocks.items():
-            collected[name].append(torch.einsum("n,noi->oi", signs.to(block.dtype), block))
-    return Question(queries, {name: torch.stack(parts) for name, parts in collected.items()}, tuple(losses))
+            out[name][number] = block[0] if query.contrast is None else block[0] - block[1]
+        del blocks
+    return Question(queries, out, tuple(losses))
 
 
 def from_index(
@@ -95,8 +100,10 @@ def from_model(
     advance: Advance,
 ) -> None:
     """Stream exact influence and gradient dot by running the model over the corpus, or over some documents of it."""
-    inverse = solved(question, encoders)
-    targets = {name: torch.cat([inverse[name], question.blocks[name]]) for name in inverse}
+    targets = {
+        name: torch.cat([each.curvature.solve(question.blocks[name], each.damping), question.blocks[name]])
+        for name, each in encoders.items()
+    }
     for share in owner.corpus.shares:
         windows = owner.corpus.share_windows(share)
         local = np.arange(len(windows)) if candidates is None else np.flatnonzero(np.isin(windows[:, 0], candidates))

@@ -74,8 +74,8 @@ def run_demo(folder: Path, *, seed: int = 0, small: bool = False, console: Any =
     from rich.console import Console
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     console = console or Console(highlight=False)
     shutil.rmtree(folder / "run", ignore_errors=True)
     world = build_world(folder, seed=seed, small=small)
@@ -177,8 +177,8 @@ def _report(found: Sequence[Standing], documents: int, console: Any) -> None:
     table.add_row("first or second", *(f"{np.mean(np.array(columns[name]) <= 2):.0%}" for name in METHODS))
     console.print(table)
     console.print(
-        "Influence and gradient dot are read from the one-bit index; the placebo asks for another query's documents. BM25 "
-        "is asked the question; about two dozen documents ask it of other modules in the same words, and come first. "
+        "Influence and gradient dot are read from the one-bit index; the placebo asks for another query's documents. "
+        "BM25 is asked the question; about two dozen documents ask it of other modules in the same words, and come first. "
         "With only the two right keywords BM25 finds the statement at once: presence is what it is good at.",
         style="dim",
     )

@@ -39,9 +39,8 @@ class SiteEncoder:
         left: Map of a document's output gradients [K_o, O], or None.
         right: Map of its inputs [K_i, I], or None.
         weights: Whitening and random signs of a document, flat [padded]; zero in padding.
-        signs: Random signs alone, flat [padded].
-        query_weights: What a query is multiplied by in the eigenbasis, [O, I], for influence.
-        plain_weights: The same for the gradient dot product.
+        signs: Random signs alone, int8, flat [padded].
+        separable: Whitening weights (w_o [O], w_i [I]) of a sketch; None where whitening is whole.
         sketches: (P_o, P_i) of a Kronecker sketch, each None where the side is kept whole.
         shared: Whether `right` is that of the site's group, so that mapped inputs can be shared.
     """
@@ -54,8 +53,7 @@ class SiteEncoder:
     right: Tensor | None
     weights: Tensor
     signs: Tensor
-    query_weights: Tensor
-    plain_weights: Tensor
+    separable: tuple[Tensor, Tensor] | None
     sketches: tuple[Tensor | None, Tensor | None]
     shared: bool
 
@@ -89,7 +87,7 @@ class SiteEncoder:
             blocks: Gradients of -log p, [Q, O, I].
             plain: For the gradient dot product instead of influence.
         """
-        turned = self.curvature.rotate(blocks) * (self.plain_weights if plain else self.query_weights)
+        turned = self.curvature.rotate(blocks) * self._query_weights(plain)
         outputs, inputs = self.sketches
         if outputs is not None:
             turned = outputs.to(turned.dtype) @ turned
@@ -99,6 +97,14 @@ class SiteEncoder:
         padded = flat.new_zeros(len(flat), len(self.signs))
         padded[:, : self.layout.count] = flat * self.signs[: self.layout.count]
         return self._keep(rotate_blocks(padded, self.layout.block)) * (self.layout.block / self.layout.kept)
+
+    def _query_weights(self, plain: bool) -> Tensor:
+        """``1 / w`` for the gradient dot, ``1 / ((Lambda + l) w)`` for influence, [O, I]; w is what documents carry."""
+        damped = self.curvature.eigenvalues + self.damping
+        if self.separable is None:
+            return damped.sqrt_() if plain else damped.rsqrt_()
+        whitening = self.separable[0][:, None] * self.separable[1]
+        return whitening.reciprocal_() if plain else whitening.mul_(damped).reciprocal_()
 
     def _flat(self, blocks: Tensor) -> Tensor:
         """[N, K_o, K_i] to [N, count], one token's coordinates side by side where a side is the vocabulary."""
@@ -148,11 +154,8 @@ def build_encoders(
         dtype: float32, or float64 for tests.
     """
     layouts = {layout.name: layout for layout in recipe.layout(sites)}
-    shared_right: dict[tuple[str, int], Tensor | None] = {}
     return {
-        site.name: _build(
-            site, curvatures[site.name], dampings[site.name], recipe, layouts[site.name], device, dtype, shared_right
-        )
+        site.name: _build(site, curvatures[site.name], dampings[site.name], recipe, layouts[site.name], device, dtype)
         for site in sites
     }
 
@@ -165,27 +168,24 @@ def _build(
     layout: SiteLayout,
     device: torch.device,
     dtype: torch.dtype,
-    shared_right: dict[tuple[str, int], Tensor | None],
 ) -> SiteEncoder:
     here = curvature.to(device, dtype)
     size = layout.blocks * layout.block
-    plus_minus = torch.from_numpy(signs(recipe.seed, site.name, size)).to(device, dtype)
+    plus_minus = torch.from_numpy(signs(recipe.seed, site.name, size)).to(device)
     shape = recipe.sketch_shape(site)
     whole = shape == (site.outputs, site.inputs)
-    damped = here.eigenvalues + damping
     if whole:
-        whitening = damped.rsqrt()
+        separable: tuple[Tensor, Tensor] | None = None
         left, right = _transpose(here.outputs), _transpose(here.inputs)
         sketches: tuple[Tensor | None, Tensor | None] = (None, None)
-        weights = _flatten(whitening, site)
+        weights = _flatten((here.eigenvalues + damping).rsqrt_(), site)
     else:
-        outputs, inputs = separable_weights(here.eigenvalues, damping)
-        whitening = outputs[:, None] * inputs
+        separable = outputs, inputs = separable_weights(here.eigenvalues, damping)
         sketches = _sketches(site, shape, recipe.seed, device, dtype)
         left = _folded(sketches[0], outputs, here.outputs)
         right = _folded(sketches[1], inputs, here.inputs)
-        weights = plus_minus.new_ones(layout.count)
-    padded = plus_minus.new_zeros(size)
+        weights = here.eigenvalues.new_ones(layout.count)
+    padded = here.eigenvalues.new_zeros(size)
     padded[: layout.count] = weights * plus_minus[: layout.count]
     return SiteEncoder(
         site=site,
@@ -196,15 +196,14 @@ def _build(
         right=right,
         weights=padded,
         signs=plus_minus,
-        query_weights=1.0 / (damped * whitening),
-        plain_weights=1.0 / whitening,
+        separable=separable,
         sketches=sketches,
         shared=whole and len(site.uses) == 1,
     )
 
 
 def _transpose(basis: Tensor | None) -> Tensor | None:
-    return None if basis is None else basis.T.contiguous()
+    return None if basis is None else basis.T
 
 
 def _flatten(weights: Tensor, site: Site) -> Tensor:

@@ -27,8 +27,8 @@ class Recipe(BaseModel):
         damping: See `whence.curvature.Damping`.
         bits: Bits per stored coordinate: 1, 8 or 16.
         projection: auto keeps whole gradients if their codes are small (`AUTO_BYTES` per document window) and otherwise
-            sketches them to that size; none keeps the whole rotated gradient; hadamard keeps a share of each rotated block; kronecker maps
-            the factors to fewer dimensions first, which costs almost no time.
+            sketches them to that size; none keeps the whole rotated gradient; hadamard keeps a share of each rotated
+            block; kronecker maps the factors to fewer dimensions first, which costs almost no time.
         coordinates: Coordinates to keep per site with hadamard and kronecker.
         seed: Seed of the random signs and rows.
         precision: fast lets matrix products of documents round their inputs to bfloat16 (TF32 on CUDA), which is far

@@ -1,7 +1,8 @@
 """Inner products of stored codes with full-precision queries: the innermost loop of a scan.
 
 Native C kernels where the package was built with a compiler, numpy and torch elsewhere. Codes lie on disk and are
-read once, so they are scored where they are read, on the CPU, also when the model runs on a GPU. Knows nothing of sites, shards, documents or what a coordinate means.
+read once, so they are scored where they are read, on the CPU, also when the model runs on a GPU. Knows nothing of
+sites, shards, documents or what a coordinate means.
 
 A code is a row of D coordinates in D / block blocks, each with its own float32 scale; a coordinate's value is scale
 times its stored number:
