@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/whence_stage.py --setup bench-out/b --run bench-out/whence --stage fit --sample 1.0
 
 Stages: fit (covariances, eigendecomposition, eigenvalues; the corpus is read beforehand), index, scan (the queries' own
-gradients first, timed apart), exact (scores by running the model). Prints one JSON line; `seconds` holds wall and CPU of
+gradients first, timed apart), exact (scores by running the model). One JSON line; `seconds` holds wall and CPU of
 the stage alone, `load` the rest, `disk_bytes` what the stage left. CPU seconds are the whole process's, all threads.
 """
 

@@ -178,7 +178,8 @@ def _report(found: Sequence[Standing], documents: int, console: Any) -> None:
     console.print(table)
     console.print(
         "Influence and gradient dot are read from the one-bit index; the placebo asks for another query's documents. "
-        "BM25 is asked the question; about two dozen documents ask it of other modules in the same words, and come first. "
+        "BM25 is asked the question; about two dozen documents ask it of other modules in the same words, "
+        "and come first. "
         "With only the two right keywords BM25 finds the statement at once: presence is what it is good at.",
         style="dim",
     )
