@@ -144,7 +144,7 @@ def test_mislabelled_examples_oppose_themselves_less_than_they_support():
 
 
 def test_errors_say_what_to_do(logistic):
-    model, data, queries, _ = logistic
+    model, _, queries, _ = logistic
     with pytest.raises(InputError, match="at least one batch"):
         attribute(model, Classification(), [], [queries])
     with pytest.raises(InputError, match="at most 20,000 parameters"):
