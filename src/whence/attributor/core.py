@@ -4,6 +4,7 @@ Wires the rooms together and holds no mathematics. Every long step is a list of 
 take shares of (`steps.py`); `fit` and `index` here simply do all of them in order.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +72,9 @@ class Attributor:
             asked["model"] = {**asked.get("model", {}), "model": model}
         if data:
             asked["corpus"] = {**asked.get("corpus", {}), "data": [data] if isinstance(data, str) else list(data)}
+        started = Path(stored.get("started_in", "")) if stored else Path()
+        if stored is not None and asked.get("corpus", {}).get("data"):
+            asked["corpus"] = {**asked["corpus"], "data": _same_files(asked["corpus"]["data"], stored, started)}
         if stored is not None and model is not None and data and not self._begun():
             stored = None  # all that an attempt left behind is its settings; another may be tried
         merged = merge_settings(stored["config"] if stored else {}, asked)
@@ -80,7 +84,7 @@ class Attributor:
                 "hub id) and --data (files, folders, globs or URLs of its training documents)."
             )
         chosen = checked(ModelConfig, merged["model"])
-        self.loaded, self.tokenizer = self._load(chosen, device)
+        self.loaded, self.tokenizer = self._load(_found(chosen, started), device)
         self.config = complete(merged, self.loaded.context, self.loaded.vocabulary)
         self._bind(stored)
         if self.run.corpus.joinpath("manifest.json").is_file():
@@ -121,7 +125,7 @@ class Attributor:
             self._check_coverage()
             import whence
 
-            self.run.write({"whence": whence.__version__, **content})
+            self.run.write({"whence": whence.__version__, "started_in": str(Path.cwd()), **content})
             write_json(self.run.path / "coverage.json", self.coverage.model_dump(mode="json"))
             return
         remedy = "Go back to those settings, or name another run folder with --run to make a new run."
@@ -277,6 +281,27 @@ class Attributor:
         from whence.attributor.trace import scores
 
         return scores(self, queries, **options)
+
+
+def _same_files(typed: Sequence[str], stored: Mapping[str, Any], started: Path) -> Sequence[str]:
+    """The run's own spelling of its data where what was typed means the same files."""
+    before: Sequence[str] = stored["config"]["corpus"]["data"]
+    same = [_place(each, Path()) for each in typed] == [_place(each, started) for each in before]
+    return before if same else typed
+
+
+def _place(data: str, start: Path) -> str:
+    return data if "://" in data else os.path.abspath(start / data)
+
+
+def _found(settings: ModelConfig, started: Path) -> ModelConfig:
+    """The model's settings, with directories where they lie as seen from here."""
+    moved = {}
+    for name in ("model", "adapter", "tokenizer"):
+        path = getattr(settings, name)
+        if path is not None and not Path(path).exists() and (started / path).is_dir():
+            moved[name] = str(started / path)
+    return settings.model_copy(update=moved)
 
 
 def _bound(content: Mapping[str, Any]) -> dict[str, Any]:

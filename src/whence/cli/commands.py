@@ -276,12 +276,17 @@ def trace(
     from whence.report import save, show
 
     queries = _queries(prompt, completion, contrast, span, query)
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; give a folder, which is made if it does not exist.")
     chosen = None if candidates is None else _lines(candidates)
     owner = _open(run, model, data, locals(), device)
     owner.encode_queries(queries)  # a query that cannot be used is refused before hours of fitting
     if not _work(owner, fit_steps(owner), None):
         return
-    if index_name is None and not exact and candidates is None:
+    searched = not exact and candidates is None
+    if index_name is None and searched and all(typed is None for typed in (config, damping, weight_decay, method)):
+        index_name = _made(owner)
+    if index_name is None and searched:
         _estimate(owner, owner.recipe())
         if not _work(owner, index_steps(owner), None):
             return
@@ -302,6 +307,16 @@ def trace(
     console = _console()
     show(result, console, limit=top)
     console.print(f"Page: {written['page']}", markup=False, soft_wrap=True)
+
+
+def _made(owner: "Attributor") -> str | None:
+    """The index that is there if it is not the run's own: nobody who made one wants to pay for another."""
+    names = owner.index_names()
+    if not names or owner.recipe().name in names:
+        return None
+    name: str = owner.open_index().folder.name
+    _console(stderr=True).print(f"Index {name}", style="dim", markup=False)
+    return name
 
 
 def _lines(path: Path) -> list[str]:

@@ -172,7 +172,10 @@ def _load_adapter(model: Any, adapter: str) -> tuple[Any, frozenset[str]]:
     try:
         wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"could not load the adapter {adapter!r} onto this model: {_first_line(error)}") from error
+        raise ModelError(
+            f"could not load the adapter {adapter!r} onto this model: {_first_line(error)}. --adapter takes a "
+            "directory made by save_pretrained of a PEFT model, or a hub id; it must have been made for this very model."
+        ) from error
     trained = frozenset(name for name, parameter in wrapped.named_parameters() if parameter.requires_grad)
     return wrapped, trained
 
