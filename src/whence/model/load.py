@@ -174,7 +174,7 @@ def _load_adapter(model: Any, adapter: str) -> tuple[Any, frozenset[str]]:
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"could not load the adapter {adapter!r} onto this model: {_first_line(error)}. --adapter takes a "
-            "directory made by save_pretrained of a PEFT model, or a hub id; it must have been made for this very model."
+            "directory made by save_pretrained of a PEFT model, or a hub id; it must have been made for this model."
         ) from error
     trained = frozenset(name for name, parameter in wrapped.named_parameters() if parameter.requires_grad)
     return wrapped, trained
