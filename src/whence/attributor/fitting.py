@@ -6,7 +6,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
+import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,14 +23,23 @@ from whence.curvature import (
     moment_names,
     standard_error,
 )
+from whence.data import Corpus
 from whence.gradients import add_covariances, add_eigenvalue_squares
-from whence.projection import words
 from whence.runs import is_done, publish, require_done
 
 if TYPE_CHECKING:
     from whence.attributor.core import Attributor
 
 __all__ = ["CovarianceStep", "EigenvalueStep", "fit_steps"]
+
+
+def _content_words(corpus: Corpus, seed: int) -> NDArray[np.uint64]:
+    """A random 64-bit word of every document, decided by its content and the seed."""
+    tables = [
+        pq.read_table(corpus.folder / share.name / "documents.parquet", columns=["hash"]) for share in corpus.shares
+    ]
+    hashes = [text for table in tables for text in table.column("hash").to_pylist()]
+    return np.array([xxhash.xxh64_intdigest(text, seed=seed) for text in hashes], dtype=np.uint64)
 
 
 class _FitStep:
@@ -42,10 +53,10 @@ class _FitStep:
 
     @cached_property
     def parts(self) -> list[NDArray[np.int64]]:
-        """Sampled documents by part: those whose word of a specified random stream is smallest."""
-        fit, total = self.owner.config.fit, self.owner.corpus.documents
-        count = min(total, max(fit.min_documents, int(np.ceil(fit.sample * total))))
-        chosen = np.argsort(words(fit.seed, "fit sample", 0, total), kind="stable")[:count]
+        """Sampled documents by part. Chosen by content hash and seed, so that the order of the files does not matter."""
+        fit, corpus = self.owner.config.fit, self.owner.corpus
+        count = min(corpus.documents, max(fit.min_documents, int(np.ceil(fit.sample * corpus.documents))))
+        chosen = np.argsort(_content_words(corpus, fit.seed), kind="stable")[:count]
         return [np.sort(part) for part in np.array_split(chosen, min(fit.parts, count))]
 
     def items(self) -> list[int]:
