@@ -187,9 +187,12 @@ def _estimate(owner: "Attributor", recipe: Any) -> None:
     import shutil
 
     from whence.errors import StorageError
+    from whence.runs import is_done
 
     size = recipe.bytes_per_row(owner.sites) * owner.corpus.windows
     free = shutil.disk_usage(owner.run.path).free
+    if all(is_done(owner.run.index / recipe.name / share.name) for share in owner.corpus.shares):
+        return
     there = sum(file.stat().st_size for file in (owner.run.index / recipe.name).glob("*/codes.npy"))
     _console(stderr=True).print(
         f"Index {recipe.name}: {_bytes(size)} for {owner.corpus.windows:,} windows ({_bytes(free)} free)",
