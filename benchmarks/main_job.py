@@ -32,12 +32,6 @@ WHOLE = ["--projection", "none"]
 JOBS = [
     ("fit, all tokens", "all", ["--stage", "fit", "--sample", "1.0"], ("covariance", "eigenvalues")),
     ("fit, default sample", "default", ["--stage", "fit"], ("covariance", "eigenvalues")),
-    (
-        "fit, all tokens, full precision",
-        "full",
-        ["--stage", "fit", "--sample", "1.0", "--precision", "full"],
-        ("covariance", "eigenvalues"),
-    ),
     ("index, whole one-bit codes", "all", ["--stage", "index", "--sample", "1.0", *WHOLE], ("encoders", "index")),
     ("scan for 8 queries, whole codes", "all", ["--stage", "scan", "--sample", "1.0", *WHOLE], ("scan",)),
     ("index, sketched one-bit codes", "all", ["--stage", "index", "--sample", "1.0", *SKETCH], ("encoders", "index")),

@@ -62,7 +62,7 @@ class FitConfig(_Settings):
 
     method: Method = "ekfac"
     sample: float = Field(default=0.25, gt=0, le=1)
-    min_documents: int = Field(default=128, ge=1)
+    min_documents: int = Field(default=64, ge=1)
     parts: int = Field(default=4, ge=1)
     seed: int = 0
     head_limit: int = Field(default=4096, ge=0)

@@ -39,7 +39,7 @@ def _content_words(corpus: Corpus, seed: int) -> NDArray[np.uint64]:
         pq.read_table(corpus.folder / share.name / "documents.parquet", columns=["hash"]) for share in corpus.shares
     ]
     hashes = [text for table in tables for text in table.column("hash").to_pylist()]
-    return np.array([xxhash.xxh64_intdigest(text, seed=seed) for text in hashes], dtype=np.uint64)
+    return np.array([xxhash.xxh64_intdigest(text.encode(), seed=seed) for text in hashes], dtype=np.uint64)
 
 
 class _FitStep:
@@ -53,7 +53,7 @@ class _FitStep:
 
     @cached_property
     def parts(self) -> list[NDArray[np.int64]]:
-        """Sampled documents by part. Chosen by content hash and seed, so that the order of the files does not matter."""
+        """Sampled documents by part; chosen by content and seed, so that the order of the files does not matter."""
         fit, corpus = self.owner.config.fit, self.owner.corpus
         count = min(corpus.documents, max(fit.min_documents, int(np.ceil(fit.sample * corpus.documents))))
         chosen = np.argsort(_content_words(corpus, fit.seed), kind="stable")[:count]

@@ -76,7 +76,7 @@ METHOD = Annotated[
 ]
 SAMPLE = Annotated[
     float | None,
-    typer.Option(help="Share of the documents to fit on (default 0.25, at least 128).", show_default=False),
+    typer.Option(help="Share of the documents to fit on (default 0.25, at least 64).", show_default=False),
 ]
 DAMPING = Annotated[
     float | None,
