@@ -24,6 +24,7 @@ from whence.curvature import (
     standard_error,
 )
 from whence.data import Corpus
+from whence.errors import IncompleteError
 from whence.gradients import add_covariances, add_eigenvalue_squares
 from whence.runs import is_done, publish, require_done
 
@@ -87,6 +88,22 @@ class _FitStep:
     def finished(self) -> bool:
         raise AssertionError("defined by each step")
 
+    def finish(self) -> bool:
+        """Merge once every part is there. Another worker may do the same at the same time: the first one counts."""
+        if self.finished():
+            return True
+        if not all(self.done(item) for item in self.items()):
+            return False
+        try:
+            self._merge()
+        except IncompleteError:  # the other worker was done first and has dropped the parts
+            if not self.finished():
+                raise
+        return True
+
+    def _merge(self) -> None:
+        raise AssertionError("defined by each step")
+
     def _store(self, item: int, tensors: dict[str, Tensor]) -> None:
         with publish(self.part_folder(item), {"documents": len(self.parts[item])}) as temporary:
             save_tensors(temporary / "sums.safetensors", tensors)
@@ -120,12 +137,8 @@ class CovarianceStep(_FitStep):
         """Whether the bases are there."""
         return is_done(self.folder / "basis")
 
-    def finish(self) -> bool:
+    def _merge(self) -> None:
         """Add the parts in order and decompose."""
-        if self.finished():
-            return True
-        if not all(self.done(item) for item in self.items()):
-            return False
         documents = float(sum(len(part) for part in self.parts))
         shared: dict[str, Side] = {}
         with publish(self.folder / "basis", {"documents": documents}) as temporary:
@@ -136,7 +149,6 @@ class CovarianceStep(_FitStep):
                     sums.merge(self._load(item, [f"{kind}:{name}" for kind in ("total", "count") for name in names]))
                 save_basis(temporary, site, fit_kfac(site, sums, shared))
         self._drop_parts()
-        return True
 
 
 class EigenvalueStep(_FitStep):
@@ -178,12 +190,8 @@ class EigenvalueStep(_FitStep):
         """Whether the eigenvalues are there."""
         return is_done(self.folder / self.name)
 
-    def finish(self) -> bool:
+    def _merge(self) -> None:
         """Add the parts in order; the spread over parts is the error estimate."""
-        if self.finished():
-            return True
-        if not all(self.done(item) for item in self.items()):
-            return False
         counts = [float(len(part)) for part in self.parts]
         errors: dict[str, float] = {}
         marker: dict[str, Any] = {"documents": sum(counts), "relative_standard_error": errors}
@@ -199,7 +207,6 @@ class EigenvalueStep(_FitStep):
                 save_tensors(temporary / f"{site.name}.safetensors", {"eigenvalues": total.float()})
             marker["median_relative_standard_error"] = float(np.median(list(errors.values()))) if errors else None
         self._drop_parts()
-        return True
 
 
 def fit_steps(owner: "Attributor") -> list[Step]:
