@@ -240,7 +240,7 @@ def test_more_coordinates_are_closer(small, projection):
 def test_recipe_names_tell_settings_apart():
     recipes = [
         Recipe(), Recipe(seed=1), Recipe(bits=8), Recipe(method="kfac"), Recipe(precision="full"),
-        Recipe(damping=Damping(value=0.1)), Recipe(damping=Damping(kind="absolute")),
+        Recipe(damping=Damping(value=0.5)), Recipe(damping=Damping(kind="absolute")),
         Recipe(projection="kronecker", coordinates=64), Recipe(projection="hadamard", coordinates=64),
     ]  # fmt: skip
     assert len({recipe.name for recipe in recipes}) == len(recipes)

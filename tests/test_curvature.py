@@ -377,7 +377,7 @@ def curvature_of(values):
 
 def test_damping_rules():
     curvature = curvature_of([[1.0, 3.0], [5.0, 7.0]])
-    assert Damping().of("s", curvature, 100.0) == pytest.approx(0.01 * 4.0)
+    assert Damping().of("s", curvature, 100.0) == pytest.approx(0.1 * 4.0)
     assert Damping(value=0.1).of("s", curvature, 100.0) == pytest.approx(0.4)
     assert Damping(kind="weight_decay", value=0.01).of("s", curvature, 100.0) == pytest.approx(1.0)
     assert Damping(kind="absolute", value=0.5).of("s", curvature, 100.0) == 0.5

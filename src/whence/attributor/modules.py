@@ -63,7 +63,7 @@ def attribute(
         train: Batches of the training data, whatever the objective takes; their first element has the examples' axis.
         queries: Batches of queries, likewise.
         method: exact (the whole Hessian; up to 20,000 parameters), ekfac, kfac, diagonal or identity.
-        damping: Rule for l; 0.01 of the mean eigenvalue if None. For a loss trained with L2, give
+        damping: Rule for l; 0.1 of the mean eigenvalue if None. For a loss trained with L2, give
             ``Damping(kind="weight_decay", value=w)`` with w the coefficient in ``mean loss + w/2 |theta|^2``.
         sites: Shell patterns of the weights to attribute; all if empty.
         trained_on: n, if `train` is only a part of the training data.

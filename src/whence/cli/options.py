@@ -80,7 +80,7 @@ SAMPLE = Annotated[
 ]
 DAMPING = Annotated[
     float | None,
-    typer.Option(help="Damping as a multiple of each site's mean eigenvalue (default 0.01).", show_default=False),
+    typer.Option(help="Damping as a multiple of each site's mean eigenvalue (default 0.1).", show_default=False),
 ]
 WEIGHT_DECAY = Annotated[
     float | None,

@@ -28,7 +28,7 @@ class Damping(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["relative", "weight_decay", "absolute"] = "relative"
-    value: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    value: float = Field(default=0.1, gt=0, allow_inf_nan=False)
 
     def __str__(self) -> str:
         return {
