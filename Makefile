@@ -38,6 +38,7 @@ check: $(DEV)  ## lint, formatting, types, import contracts
 
 bench: $(USE)  ## cost and agreement beside kronfluence and bergson (minutes; installs them into .bench-venv)
 	benchmarks/peers/install.sh
+	$(BIN)/python benchmarks/scan_kernels.py
 	$(BIN)/python benchmarks/main_job.py
 
 docs: $(DOCS)  ## write the command line's page anew and build site/

@@ -14,6 +14,8 @@ from whence.model import CausalLM, LoadedModel, find_sites, probe_sites
 
 VOCABULARY = 24
 
+pytest_plugins = ("command_line_fixtures",)
+
 
 @pytest.fixture(autouse=True)
 def one_thread():

@@ -7,6 +7,7 @@ from torch import nn
 
 from conftest import as_loaded, causal_lm, make_runner, sequences, shake
 from oracle import block, gradients, relative, sequence_loss
+from whence.attributor import attribute
 from whence.data import batch_from_sequences
 from whence.errors import ModelError
 from whence.factors import OneHot, total_blocks
@@ -268,13 +269,75 @@ class BroadcastPositions(nn.Module):
         return self.out((self.embed(ids) + self.positions(torch.arange(ids.shape[1]))).tanh().sum(1))
 
 
-@pytest.mark.parametrize("length", [6, 8, 7])
+@pytest.mark.parametrize("length", [6, 8])
 def test_a_batch_that_cannot_be_told_apart_is_refused(length):
     model = shake(BroadcastPositions(length))
     ids = torch.randint(0, 6, (2, length))
     runner = plain_runner(model, Classification(), ids, torch.tensor([0, 1]))
     with pytest.raises(ModelError, match=r"positions.*--sites"):
         gradient_blocks(runner, plain_examples(ids, torch.tensor([0, 1])))
+
+
+def test_a_layer_that_does_not_run_example_by_example_is_found_out_by_the_probe():
+    model = shake(BroadcastPositions(7))
+    data = (torch.randint(0, 6, (2, 7)), torch.tensor([0, 1]))
+    assert "positions" not in {site.name for site in plain_runner(model, Classification(), *data).sites}
+    with pytest.raises(ModelError, match=r"positions.*sites="):
+        attribute(model, Classification(), [data], [data], method="identity")
+
+
+class PicksTokens(nn.Module):
+    """Runs a layer on some of the tokens only, as a router does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.expert, self.out = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        hidden = self.first(x)
+        picked = self.expert(hidden.reshape(-1, 4)[[0, 1, 2, 5]])
+        return self.out(hidden.sum(1)) + self.out(picked).sum()
+
+
+def test_picked_tokens_are_not_taken_for_examples():
+    model, x = PicksTokens(), torch.randn(2, 5, 3)
+    sites = find_sites(model)
+    losses = lambda: model(x).square().sum(1)  # noqa: E731
+    assert {site.name for site in probe_sites(model, sites, losses, 2, None, width=5)} == {"first"}
+    with pytest.raises(ModelError, match="cannot be told apart"):
+        Capture(model, sites).run(losses, 2, lambda site, uses: None, width=5)
+
+
+def test_an_input_changed_in_place_afterwards_is_refused():
+    class Changes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            hidden = self.first(x) * 1.0
+            out = self.second(hidden)
+            hidden += 1
+            return out + hidden.sum(1, keepdim=True)
+
+    model, x = Changes(), torch.randn(2, 3)
+    with pytest.raises(ModelError, match="changed in place"):
+        Capture(model, find_sites(model)).run(lambda: model(x).square().sum(1), 2, lambda site, uses: None)
+
+
+def test_a_layer_may_be_called_by_keyword():
+    class ByName(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.layer(input=x)
+
+    model, x = ByName(), torch.randn(2, 3)
+    seen = []
+    Capture(model, find_sites(model)).run(lambda: model(x).sum(1), 2, lambda site, uses: seen.append(site.name))
+    assert seen == ["layer"]
 
 
 def test_a_loss_that_uses_no_site_is_an_error():

@@ -17,7 +17,6 @@ import torch
 from command_line import ASK, codes, hits, launch, result
 from conftest import documents, write_jsonl
 
-pytest_plugins = ("command_line_fixtures",)
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} </s> {% endfor %}"
 
 

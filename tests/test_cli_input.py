@@ -10,9 +10,6 @@ import torch
 from command_line import ASK, index_of, launch
 from conftest import WORD_COUNT, causal_lm, save_model, write_jsonl
 
-pytest_plugins = ("command_line_fixtures",)
-
-
 # ---------------------------------------------------------------------- corpora that cannot be used
 
 

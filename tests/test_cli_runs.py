@@ -11,8 +11,6 @@ import pytest
 from command_line import ASK, codes, index_of, result
 from conftest import WORD_COUNT, causal_lm, documents, save_model, shake, write_jsonl
 
-pytest_plugins = ("command_line_fixtures",)
-
 
 def test_a_folder_without_a_run(refused, tmp_path):
     for command in (("trace", *ASK), ("index",), ("merge",)):

@@ -11,6 +11,7 @@ from oracle import dense_ekfac
 from test_capture import Recurrent, plain_examples, plain_runner
 from whence.curvature import Covariances, Damping, fit_kfac, identity_curvature, with_eigenvalues
 from whence.data import batch_from_sequences
+from whence.factors import Factors, block_pieces, total_blocks
 from whence.gradients import (
     Recipe,
     add_covariances,
@@ -23,7 +24,7 @@ from whence.gradients import (
 )
 from whence.gradients.recipe import AUTO_BYTES
 from whence.model import Classification
-from whence.projection import decode
+from whence.projection import decode, encode, layout_sites
 from whence.scoring import window_scores
 
 CPU = torch.device("cpu")
@@ -268,3 +269,21 @@ def test_auto_budget_keeps_small_models_whole_and_bounds_large_ones(small):
     assert AUTO_BYTES / 4 < resolved.bytes_per_row(large) <= AUTO_BYTES
     assert Recipe(projection="hadamard", coordinates=128).resolved(large).coordinates == 128
     assert resolved.resolved(large) == resolved
+
+
+@pytest.mark.parametrize("bits", [1, 8, 16])
+def test_a_gradient_that_overflowed_does_not_pass_for_none(bits):
+    layout = layout_sites({"s": (64, 64, 64)}, bits)[0]
+    values = torch.randn(3, 64)
+    values[1, 5], values[2, 7] = float("nan"), float("inf")
+    _, scales = encode(values, layout)
+    assert np.isfinite(scales[0]).all()
+    assert not np.isfinite(scales[1:]).any()
+
+
+def test_blocks_are_formed_a_few_examples_at_a_time(monkeypatch):
+    uses = [Factors(torch.randn(5, 3, 4), torch.randn(5, 3, 2)), Factors(torch.randn(5, 3, 4), torch.randn(5, 3, 2))]
+    monkeypatch.setattr("whence.factors.PIECE", 16)
+    pieces = list(block_pieces(uses))
+    assert [len(piece) for piece in pieces] == [2, 2, 1]
+    torch.testing.assert_close(torch.cat(pieces), total_blocks(uses))

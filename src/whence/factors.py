@@ -12,13 +12,13 @@ positions of the ones [N, T]. Padding is zero in `grads`, which makes it zero in
 A weight used twice (a tied embedding) has the sum of the blocks of its uses: `total_blocks`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Factors", "OneHot", "Side", "map_side", "total_blocks"]
+__all__ = ["Factors", "OneHot", "Side", "block_pieces", "map_side", "total_blocks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,10 @@ class Factors:
         """
         return Factors(map_side(self.inputs, inputs), map_side(self.grads, outputs))
 
+    def rows(self, rows: slice) -> "Factors":
+        """Some of the examples."""
+        return Factors(_rows(self.inputs, rows), _rows(self.grads, rows))
+
     def per_token(self) -> "Factors":
         """Every token as an example of its own: N*T examples of length one."""
         return Factors(_flatten(self.inputs), _flatten(self.grads))
@@ -138,6 +142,12 @@ class Factors:
         return torch.stack(out)
 
 
+def _rows(side: Side, rows: slice) -> Side:
+    if isinstance(side, OneHot):
+        return OneHot(side.index[rows], side.size, None if side.weight is None else side.weight[rows])
+    return side[rows]
+
+
 def _flatten(side: Side) -> Side:
     if isinstance(side, OneHot):
         weight = None if side.weight is None else side.weight.reshape(-1, 1)
@@ -152,6 +162,20 @@ def _scatter(ones: OneHot, values: Tensor) -> Tensor:
         values = values * ones.weight.to(values.dtype)[..., None]
     out = values.new_zeros(n, ones.size, width)
     return out.scatter_add_(1, ones.index[..., None].expand_as(values), values)
+
+
+PIECE = 1 << 26
+"""Numbers in the blocks that are formed at once: 256 MiB of float32, however large the vocabulary and the batch."""
+
+
+def block_pieces(uses: Sequence[Factors]) -> Iterator[Tensor]:
+    """Weight gradients of a few examples at a time, [n, O, I], in order; together they are `total_blocks`."""
+    first = uses[0]
+    sizes = [side.size if isinstance(side, OneHot) else side.shape[-1] for side in (first.inputs, first.grads)]
+    examples = len(first.inputs.index if isinstance(first.inputs, OneHot) else first.inputs)
+    step = max(1, PIECE // (sizes[0] * sizes[1]))
+    for start in range(0, examples, step):
+        yield total_blocks([use.rows(slice(start, start + step)) for use in uses])
 
 
 def total_blocks(uses: Sequence[Factors]) -> Tensor:

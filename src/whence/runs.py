@@ -168,8 +168,20 @@ def _abandoned(path: Path) -> bool:
             return True
         except PermissionError:
             return False
-        return int(pid) == os.getpid()
+        return False
     return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+
+
+def _appear(temporary: Path, folder: Path) -> None:
+    """Rename, unless another worker has published the same share in the meantime."""
+    if folder.exists():
+        return
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if not is_done(folder):
+            raise
+    _sync(folder.parent)
 
 
 @contextmanager
@@ -202,9 +214,7 @@ def publish(folder: Path, marker: Mapping[str, Any] | None = None) -> Iterator[P
                 _sync(path)
             if folder.exists() and not is_done(folder):
                 shutil.rmtree(folder)
-            if not folder.exists():
-                temporary.rename(folder)
-                _sync(folder.parent)
+            _appear(temporary, folder)
     finally:
         if temporary.exists():
             shutil.rmtree(temporary, ignore_errors=True)

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from whence.errors import IncompleteError, StorageError
+from whence.errors import IncompleteError, StaleRunError, StorageError
 from whence.projection import SiteLayout, code_dtype
 from whence.runs import is_done, open_array, publish, read_json, storage_errors, write_array, write_json, write_table
 
@@ -118,8 +118,17 @@ def write_manifest(
         "bound_to": dict(bound),
     }
     path = folder / "manifest.json"
-    if not path.exists() or read_json(path) != content:
-        write_json(path, content)
+    if path.exists():
+        old = read_json(path)
+        if old == content:
+            return
+        if any(is_done(folder / share) for share in old["shares"]):
+            changed = ", ".join(key for key in content if content[key] != old.get(key))
+            raise StaleRunError(
+                f"{folder} holds shares that were made with another {changed}; delete that folder and run "
+                "`whence index` again."
+            )
+    write_json(path, content)
 
 
 def open_index(folder: Path) -> Index:

@@ -52,7 +52,8 @@ class FitConfig(_Settings):
         method: ekfac, kfac, diagonal or identity.
         sample: Share of the documents to fit on.
         min_documents: Fit on at least this many (or all there are).
-        parts: The sample is fitted in this many independent parts, whose spread gives the error estimate.
+        parts: The sample is fitted in at least this many independent parts, whose spread gives the error estimate;
+            in more where a part would have over two million tokens.
         seed: Seed of the sample and of the sampled labels.
         head_limit: Above this vocabulary size the output factor of the head is diagonal.
         precision: Precision of matrix products in the fit: fast or full.
@@ -136,7 +137,10 @@ def complete(settings: Mapping[str, Any], context: int, vocabulary: int) -> RunC
     corpus = merge_settings(
         {"context": min(context, DEFAULT_CONTEXT), "vocabulary": vocabulary}, settings.get("corpus", {})
     )
-    config = checked(RunConfig, {**settings, "corpus": corpus})
+    fit, recipe = settings.get("fit", {}), settings.get("recipe", {})
+    if isinstance(fit, Mapping) and isinstance(recipe, Mapping) and "method" in fit:
+        recipe = merge_settings({"method": fit["method"]}, recipe)  # codes have the curvature that was fitted
+    config = checked(RunConfig, {**settings, "corpus": corpus, "recipe": recipe})
     if config.corpus.context > context:
         raise InputError(
             f"--context {config.corpus.context} is longer than the model's own context of {context} tokens."

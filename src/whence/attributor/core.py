@@ -83,8 +83,11 @@ class Attributor:
                 f"{self.run.path} is not a run yet, and a new one needs a model and data: give --model (a directory or "
                 "hub id) and --data (files, folders, globs or URLs of its training documents)."
             )
+        if stored is not None and merged["model"].get("dtype") == "auto":
+            merged["model"]["dtype"] = stored["fingerprints"]["model"]["dtype"]
         chosen = checked(ModelConfig, merged["model"])
         self.loaded, self.tokenizer = self._load(_found(chosen, started), device)
+        merged["model"]["dtype"] = self.loaded.fingerprint["dtype"]  # what auto meant, wherever the run goes on
         self.config = complete(merged, self.loaded.context, self.loaded.vocabulary)
         self._bind(stored)
         if self.run.corpus.joinpath("manifest.json").is_file():
@@ -157,7 +160,7 @@ class Attributor:
     @cached_property
     def coverage(self) -> Coverage:
         """Which share of the model's parameters is attributed, what is not, and why."""
-        return coverage(self.loaded.model, self.sites, self.loaded.trained)
+        return coverage(self.loaded.model, self.sites, self.loaded.trained, self.config.model.sites)
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -324,21 +327,15 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def sites_of(loaded: LoadedModel, patterns: Sequence[str]) -> list[Site]:
     """The sites of a model that a small run of it really reaches."""
     found = find_sites(loaded.model, patterns, loaded.trained)
-    tokens = np.ones((1, min(8, loaded.context)), dtype=np.int64)
-    real = np.ones(tokens.shape, dtype=bool)
-    loss = real.copy()
+    width = min(8, loaded.context)
+    tokens = np.ones((2, width), dtype=np.int64)
+    segments = np.where(np.arange(width) < np.array([[width], [max(width - 3, 2)]]), [[0], [1]], -1)
+    loss = segments >= 0
     loss[:, 0] = False
-    batch = TokenBatch(np.zeros(1, np.int64), tokens, real, loss, np.zeros_like(tokens))
+    batch = TokenBatch(np.arange(2), tokens, segments >= 0, loss, segments)
     inputs = language_examples(batch, loaded).inputs
     objective = CausalLM()
-    try:
-        return probe_sites(loaded.model, found, lambda: objective.losses(loaded.model, inputs), 1, loaded.head)
-    except RuntimeError as error:
-        raise ModelError(
-            f"{loaded.name} was loaded, but running it on {tokens.size} tokens ({loaded.device}, "
-            f"{next(loaded.model.parameters()).dtype}) failed: {error}. Try another --dtype or --device, or "
-            'attention = "eager" under [model] in a --config file.'
-        ) from error
+    return probe_sites(loaded.model, found, lambda: objective.losses(loaded.model, inputs), 2, loaded.head, width)
 
 
 def model_coverage(
@@ -350,4 +347,4 @@ def model_coverage(
 ) -> Coverage:
     """Which share of a model's parameters can be attributed, without a run."""
     loaded = load_model(model, adapter=adapter, revision=revision, dtype=dtype, device="cpu")
-    return coverage(loaded.model, sites_of(loaded, sites), loaded.trained)
+    return coverage(loaded.model, sites_of(loaded, sites), loaded.trained, sites)

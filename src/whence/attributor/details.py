@@ -149,8 +149,10 @@ def _document_targets(
     """``(C + l)^-1 grad z`` of documents by site, [M, O, I]."""
     sums: dict[str, Tensor] = {}
     place = {document: number for number, document in enumerate(documents)}
-    rows = windows_of(owner, documents)
-    for places, examples, _ in batches(owner, rows):
+    every = windows_of(owner, documents)
+    few = max(1, _TARGET_BYTES // (4 * sum(site.size for site in owner.sites)))  # windows whose gradients are held
+    pieces = [every[start : start + few] for start in range(0, len(every), few)]
+    for rows, (places, examples, _) in ((piece, batch) for piece in pieces for batch in batches(owner, piece)):
         blocks, _ = gradient_blocks(owner.runner, examples)
         numbers = [place[document] for document in owner.corpus.documents_of_windows(rows[places]).tolist()]
         for name, block in blocks.items():

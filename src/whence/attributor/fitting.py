@@ -31,6 +31,9 @@ from whence.runs import is_done, publish, require_done
 if TYPE_CHECKING:
     from whence.attributor.core import Attributor
 
+_PART_TOKENS = 1 << 21  # a part is what a kill can lose, and what a worker takes
+_MOST_PARTS = 256  # each leaves sums of the size of the curvature on disk until the merge
+
 __all__ = ["CovarianceStep", "EigenvalueStep", "fit_steps"]
 
 
@@ -58,7 +61,9 @@ class _FitStep:
         fit, corpus = self.owner.config.fit, self.owner.corpus
         count = min(corpus.documents, max(fit.min_documents, int(np.ceil(fit.sample * corpus.documents))))
         chosen = np.argsort(_content_words(corpus, fit.seed), kind="stable")[:count]
-        return [np.sort(part) for part in np.array_split(chosen, min(fit.parts, count))]
+        tokens = count * corpus.tokens / corpus.documents
+        parts = max(fit.parts, min(_MOST_PARTS, round(tokens / _PART_TOKENS)))
+        return [np.sort(part) for part in np.array_split(chosen, min(parts, count))]
 
     def items(self) -> list[int]:
         """Part numbers."""

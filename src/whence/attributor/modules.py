@@ -22,7 +22,7 @@ from whence.curvature import (
     identity_curvature,
     with_eigenvalues,
 )
-from whence.errors import InputError
+from whence.errors import InputError, ModelError
 from whence.gradients import (
     Examples,
     Runner,
@@ -74,6 +74,7 @@ def attribute(
 
     Raises:
         InputError: There is no data, or the model is too large for method exact.
+        ModelError: A weight has no per-example gradient.
         NumericalError: The damped Hessian is not positive definite.
 
     Example:
@@ -87,9 +88,14 @@ def attribute(
         raise InputError("attribute() needs at least one batch of training data and one of queries.")
     rule = damping or Damping()
     training, asked = list(_examples(train)), list(_examples(queries))
-    found = probe_sites(
-        model, find_sites(model, sites), lambda: objective.losses(model, train[0]), training[0].rows, None
-    )
+    wanted = find_sites(model, sites)
+    found = probe_sites(model, wanted, lambda: objective.losses(model, train[0]), training[0].rows, None)
+    lost = [site.name for site in wanted if site.name not in {each.name for each in found}]
+    if lost:
+        raise ModelError(
+            f"{', '.join(lost[:8])} did not run on one row per example, so there is no per-example gradient of "
+            f"{'it' if len(lost) == 1 else 'them'}. To attribute the other weights alone, name them with sites=."
+        )
     runner = Runner(model, found, objective)
     count = trained_on or sum(examples.count for examples in training)
     blocks = _gradients(runner, asked)
@@ -134,7 +140,9 @@ def _gradients(runner: Runner, batches: Sequence[Examples]) -> dict[str, Tensor]
 def _curvatures(
     runner: Runner, batches: Sequence[Examples], method: ModuleMethod, seed: int
 ) -> dict[str, SiteCurvature]:
-    identity = {site.name: identity_curvature(site) for site in runner.sites}
+    like = next(runner.model.parameters())
+    wide = torch.promote_types(like.dtype, torch.float32)
+    identity = {site.name: identity_curvature(site).to(like.device, wide) for site in runner.sites}
     if method == "identity":
         return identity
     count = float(sum(examples.count for examples in batches))
@@ -144,8 +152,7 @@ def _curvatures(
         for examples in batches:
             add_covariances(runner, examples, sums, seed, "full")
         shared: dict[str, Side] = {}
-        like = next(runner.model.parameters())
-        bases = {site.name: fit_kfac(site, sums, shared).to(like.device, like.dtype) for site in runner.sites}
+        bases = {site.name: fit_kfac(site, sums, shared).to(like.device, wide) for site in runner.sites}
     if method == "kfac":
         return bases
     squares: dict[str, Tensor] = {}

@@ -16,11 +16,13 @@ __all__ = ["bm25_of", "query_text", "texts"]
 def texts(owner: "Attributor") -> Iterator[str]:
     """Every document's text in corpus order; token ids as words where there is no tokenizer."""
     for number in range(owner.corpus.documents):
-        tokens = owner.corpus.document(number).tokens.tolist()
-        if owner.tokenizer is None:
-            yield " ".join(map(str, tokens))
-        else:
-            yield owner.tokenizer.decode(tokens, skip_special_tokens=True)
+        yield _words(owner, owner.corpus.document(number).tokens.tolist())
+
+
+def _words(owner: "Attributor", tokens: list[int]) -> str:
+    if owner.tokenizer is None:
+        return " ".join(map(str, tokens))
+    return str(owner.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 def bm25_of(owner: "Attributor") -> Any:
@@ -31,6 +33,6 @@ def bm25_of(owner: "Attributor") -> Any:
     return open_bm25(folder)
 
 
-def query_text(query: EncodedQuery) -> str:
-    """What BM25 is asked: the prompt and the completion."""
-    return "".join(query.text.pieces)
+def query_text(owner: "Attributor", query: EncodedQuery) -> str:
+    """What BM25 is asked: the prompt and the completion, as words like the documents'."""
+    return _words(owner, query.text.tokens.tolist())

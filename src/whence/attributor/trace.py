@@ -6,7 +6,7 @@ put everything a reader needs side by side: influence, gradient dot, BM25, sites
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,10 @@ def trace(owner: "Attributor", queries: Sequence[Query], **options: Any) -> Trac
         QueryError: There is no query, or one cannot be encoded.
         InputError: An unknown option, candidate or index.
     """
+    known = [field.name for field in fields(TraceOptions)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise InputError(f"trace() knows no option {', '.join(unknown)}; it has {', '.join(known)}.")
     opts = TraceOptions(**options)
     if not queries:
         raise QueryError("there is no query; give --prompt and --completion, or a --query file with at least one row.")
@@ -167,7 +171,7 @@ def _spool(owner: "Attributor", opts: TraceOptions, start: int) -> Path:
 def _candidates(owner: "Attributor", chosen: Sequence[int | str] | None) -> NDArray[np.int64] | None:
     if chosen is None:
         return None
-    numbers = [each for each in chosen if isinstance(each, int)]
+    numbers = [int(each) for each in chosen if not isinstance(each, str)]
     names = {each for each in chosen if isinstance(each, str)}
     seen: set[str] = set()
     if names:
@@ -230,7 +234,7 @@ class _View:
     def trace(self, number: int) -> Trace:
         """The trace of one query of the group."""
         query = self.question.queries[number]
-        lexical = self.lexical.scores(query_text(query)) if self.lexical is not None else None
+        lexical = self.lexical.scores(query_text(self.owner, query)) if self.lexical is not None else None
         lexical_ranks = None if lexical is None else self.lexical.ranks(lexical)
         named = _named(lexical)
         values = self._values(number, named)
@@ -239,7 +243,8 @@ class _View:
         best = sorted((d for d in ends if values[d] > 0), key=lambda d: (-values[d], d))[:k]
         worst = sorted((d for d in ends if values[d] < 0), key=lambda d: (values[d], d))[:k]
         details, on_query = self._details(number, query, [*best, *worst, *named])
-        make = _HitMaker(self, number, lexical, lexical_ranks, details, on_query)
+        places = self._places(number, [*best, *worst, *named])
+        make = _HitMaker(self, number, lexical, lexical_ranks, details, on_query, places)
         proponents = tuple(make.hit(document, rank, values) for rank, document in enumerate(best, 1))
         opponents = tuple(make.hit(document, rank, values, True) for rank, document in enumerate(worst, 1))
         return Trace(
@@ -259,6 +264,13 @@ class _View:
 
     def _at_an_end(self, number: int, document: int) -> bool:
         return document in self.found.top.documents[number] or document in self.found.bottom.documents[number]
+
+    def _places(self, number: int, documents: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """Rank of some documents among all, by influence as searched and by gradient dot."""
+        wanted = np.asarray(documents, dtype=np.int64)
+        influence = self.found.spool.ranks(number, wanted)
+        plain = self.found.spool.ranks(len(self.question.queries) + number, wanted)
+        return dict(zip(documents, zip(influence.tolist(), plain.tolist(), strict=True), strict=True))
 
     def _values(self, number: int, named: Sequence[int]) -> dict[int, float]:
         """Influence of both ends of the ranking and of BM25's first, by running the model where that is wanted."""
@@ -303,17 +315,17 @@ class _HitMaker:
     lexical_ranks: NDArray[np.int64] | None
     details: dict[int, Detail]
     on_query: dict[int, NDArray[np.float64]]
+    places: dict[int, tuple[int, int]]
 
     def hit(self, document: int, rank: int, values: dict[int, float], opponent: bool = False) -> Hit:
         """Everything about one document of a ranking."""
         owner, found = self.view.owner, self.view.found
         record = owner.corpus.document(document)
         detail = self.details.get(document)
-        one = np.array([document])
+        place, plain_place = self.places[document]
         rows = len(self.view.question.queries)
-        place = int(found.spool.ranks(self.number, one)[0])
         searched = found.influence(self.number, document)
-        refined = self.view.indexed and (self.view.opts.refine or detail is not None)
+        refined = self.view.opts.refine or not self.view.indexed
         return Hit(
             rank=rank,
             id=record.id,
@@ -324,11 +336,11 @@ class _HitMaker:
             document=document,
             length=len(record.tokens),
             influence=values.get(document, searched),
-            refined=refined or not self.view.indexed,
+            refined=refined,
             index_influence=searched if self.view.indexed else None,
             index_rank=(found.moments.count + 1 - place if opponent else place) if self.view.indexed else None,
             gradient_dot=detail.gradient_dot if detail else float(found.spool.scores[rows + self.number, document]),
-            gradient_dot_rank=int(found.spool.ranks(rows + self.number, one)[0]),
+            gradient_dot_rank=plain_place,
             bm25=None if self.lexical is None else float(self.lexical[document]),
             bm25_rank=None if self.lexical_ranks is None else int(self.lexical_ranks[document]),
             sites={}

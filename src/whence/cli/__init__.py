@@ -46,5 +46,8 @@ def _fail(message: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from whence.report.text import visible
+
     console = Console(stderr=True, highlight=False)
-    console.print(Text.assemble(("whence: ", "bold red"), message), soft_wrap=True)
+    shown = "\n".join(visible(line) for line in message.splitlines())  # file names and texts may hold escapes
+    console.print(Text.assemble(("whence: ", "bold red"), shown), soft_wrap=True)

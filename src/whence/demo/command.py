@@ -147,7 +147,7 @@ def _ranks(
     from whence.attributor.texts import bm25_of, query_text
 
     lexical = bm25_of(owner)
-    words = np.stack([lexical.scores(query_text(query)) for query in owner.encode_queries(queries)])
+    words = np.stack([lexical.scores(query_text(owner, query)) for query in owner.encode_queries(queries)])
     influence, plain = np.split(scores, 2)
     return {
         "influence": best_ranks(influence, planted),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whence.curvature import SiteCurvature
-from whence.factors import Factors, Side, map_side, total_blocks
+from whence.factors import Factors, Side, block_pieces, map_side
 from whence.gradients.recipe import Recipe
 from whence.interfaces import Site
 from whence.projection import SiteLayout, encode, rotate_blocks, signs, srht
@@ -66,7 +66,11 @@ class SiteEncoder:
             uses: Factors of the site's uses.
             cache: Mapped inputs of this batch by group, filled as they are made.
         """
-        blocks = self._flat(total_blocks([self._map(use, cache if len(uses) == 1 else None) for use in uses]))
+        mapped = [self._map(use, cache if len(uses) == 1 else None) for use in uses]
+        made = [self._encode(self._flat(blocks)) for blocks in block_pieces(mapped)]
+        return np.concatenate([codes for codes, _ in made]), np.concatenate([scales for _, scales in made])
+
+    def _encode(self, blocks: Tensor) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
         rows = blocks.shape[0]
         padded = blocks.new_empty(rows, len(self.weights))
         torch.mul(blocks, self.weights[: self.layout.count], out=padded[:, : self.layout.count])

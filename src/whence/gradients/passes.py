@@ -4,7 +4,7 @@ Each is a function of a `Runner` and a batch that adds to, or returns, plain ten
 from or where results go. Matrix products of documents may run in fast precision; those of queries never do.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whence.curvature import Covariances, SiteCurvature, add_squares
-from whence.factors import Factors, OneHot, Side, map_side, total_blocks
+from whence.errors import NumericalError
+from whence.factors import Factors, OneHot, Side, block_pieces, map_side, total_blocks
 from whence.gradients.encoder import SiteEncoder
 from whence.gradients.runner import Examples, Precision, Runner, products
 from whence.interfaces import Site
@@ -53,29 +54,31 @@ def add_eigenvalue_squares(
 
     def consume(site: Site, uses: list[Factors]) -> None:
         with products(precision):
-            blocks = rotated_blocks(site, uses, bases[site.name], cache)
-            if site.name not in squares:
-                squares[site.name] = blocks.new_zeros(blocks.shape[1:])
-            add_squares(squares[site.name], blocks)
+            for blocks in rotated_blocks(site, uses, bases[site.name], cache):
+                if site.name not in squares:
+                    squares[site.name] = blocks.new_zeros(blocks.shape[1:])
+                add_squares(squares[site.name], blocks)
 
     runner.examples(examples, consume, ("eigenvalues", seed))
 
 
-def rotated_blocks(site: Site, uses: Sequence[Factors], basis: SiteCurvature, cache: dict[str, Side]) -> Tensor:
-    """``Q_S^T G Q_A`` [N, O, I], rotating tokens or blocks, whichever is cheaper; a group shares rotated inputs."""
+def rotated_blocks(
+    site: Site, uses: Sequence[Factors], basis: SiteCurvature, cache: dict[str, Side]
+) -> Iterator[Tensor]:
+    """``Q_S^T G Q_A`` [n, O, I], a few examples at a time; tokens or blocks are rotated, whichever is cheaper."""
     tokens = max(_length(use) for use in uses)
     by_token = tokens * (site.outputs**2 + site.inputs**2) < site.size * (site.outputs + site.inputs)
     if not by_token or basis.outputs is None or basis.inputs is None:
         one_hot = any(isinstance(use.inputs, OneHot) or isinstance(use.grads, OneHot) for use in uses)
         if not by_token and not one_hot:
-            return basis.rotate(total_blocks(uses))
+            return map(basis.rotate, block_pieces(uses))
     left = None if basis.outputs is None else basis.outputs.T
     right = None if basis.inputs is None else basis.inputs.T
     if len(uses) > 1:
-        return total_blocks([use.map(left, right) for use in uses])
+        return block_pieces([use.map(left, right) for use in uses])
     if site.group not in cache:
         cache[site.group] = map_side(uses[0].inputs, right)
-    return Factors(cache[site.group], map_side(uses[0].grads, left)).blocks()
+    return block_pieces([Factors(cache[site.group], map_side(uses[0].grads, left))])
 
 
 def _length(use: Factors) -> int:
@@ -103,7 +106,18 @@ def encode_documents(
         codes[:, at.first : at.last], scales[:, at.first_scale : at.last_scale] = made
 
     losses = runner.examples(examples, consume)
+    _refuse_not_finite(np.isfinite(scales).all(1) & torch.isfinite(losses).cpu().numpy(), examples)
     return codes, scales, losses.float().cpu().numpy()
+
+
+def _refuse_not_finite(fine: NDArray[np.bool_], examples: Examples) -> None:
+    """A gradient that overflowed must not pass for one without influence."""
+    if not fine.all():
+        named = ", ".join(map(str, examples.numbers[~fine][:8].tolist()))
+        raise NumericalError(
+            f"loss or gradient is not finite for {int((~fine).sum())} of {examples.count} examples (windows {named}). "
+            "Run the model in another --dtype (bfloat16 or float32 instead of float16), or take the documents out."
+        )
 
 
 def gradient_blocks(runner: Runner, examples: Examples) -> tuple[dict[str, Tensor], Tensor]:
@@ -116,6 +130,10 @@ def gradient_blocks(runner: Runner, examples: Examples) -> tuple[dict[str, Tenso
         out[site.name] = blocks if blocks.dtype == torch.float64 else blocks.float()
 
     losses = runner.examples(examples, consume)
+    finite = torch.isfinite(losses)
+    for blocks in out.values():
+        finite &= torch.isfinite(blocks.flatten(1).sum(1))
+    _refuse_not_finite(finite.cpu().numpy(), examples)
     for site in runner.sites:  # a site may have seen no gradient at all
         if site.name not in out:
             out[site.name] = losses.new_zeros(examples.count, site.outputs, site.inputs)
@@ -146,6 +164,7 @@ def exact_scores(
             totals[order[site.name]] += sum(_inner(use, target) for use in uses).to(totals)  # type: ignore[union-attr]
 
     losses = runner.examples(examples, consume)
+    _refuse_not_finite(torch.isfinite(totals.sum((0, 2))).cpu().numpy(), examples)
     return totals, losses
 
 
@@ -153,7 +172,8 @@ def _inner(use: Factors, target: Tensor) -> Tensor:
     """[E, M]: blocks once for all targets, or token by token where a side is one-hot and a block mostly zero."""
     if isinstance(use.inputs, OneHot) or isinstance(use.grads, OneHot):
         return use.against(target.to(use.dtype)).sum(-1).T
-    return use.blocks().flatten(1) @ target.flatten(1).T.to(use.dtype)
+    flat = target.flatten(1).T.to(use.dtype)
+    return torch.cat([blocks.flatten(1) @ flat for blocks in block_pieces([use])])
 
 
 def token_scores(

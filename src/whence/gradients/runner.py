@@ -166,4 +166,6 @@ class Runner:
                 return self.objective.losses(self.model, examples.inputs)
             return self.objective.sampled_losses(self.model, examples.inputs, examples.draws(*sampling))
 
-        return Capture(self.model, self.sites).run(losses, examples.rows, consumer)
+        reaches, _ = self.objective.token_masks(examples.inputs)
+        width = None if reaches is None else int(reaches.shape[1])
+        return Capture(self.model, self.sites).run(losses, examples.rows, consumer, width)

@@ -60,13 +60,14 @@ class Capture:
         self.model = model
         self.sites = tuple(sites)
 
-    def run(self, losses: Callable[[], Tensor], rows: int, consumer: Consumer) -> Tensor:
+    def run(self, losses: Callable[[], Tensor], rows: int, consumer: Consumer, width: int | None = None) -> Tensor:
         """Run forward and backward once.
 
         Args:
             losses: Runs the model and returns per-example losses [E]; their sum is differentiated.
             rows: Batch rows N, the leading size of every site's inputs.
             consumer: Called once per site with the factors of its uses, in backward order.
+            width: Tokens T of a batch row, if known: then N*T flattened tokens are told from any other number of rows.
 
         Returns:
             The losses [E], detached.
@@ -80,8 +81,8 @@ class Capture:
             for site in self.sites:
                 for use in site.uses:
                     module = self.model.get_submodule(use.module)
-                    hook = self._forward_hook(site, use, rows, pending[site.name], consumer)
-                    handles.append(module.register_forward_hook(hook))
+                    hook = self._forward_hook(site, use, (rows, width), pending[site.name], consumer)
+                    handles.append(module.register_forward_hook(hook, with_kwargs=True))
             with frozen(self.model), torch.enable_grad():
                 values = losses()
                 if not values.requires_grad:
@@ -98,16 +99,24 @@ class Capture:
         return values.detach()
 
     @staticmethod
-    def _forward_hook(site: Site, use: Use, rows: int, pending: _Pending, consumer: Consumer) -> Callable[..., Any]:
-        def forward(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            cell = [args[0].detach()]
+    def _forward_hook(
+        site: Site, use: Use, shape: tuple[int, int | None], pending: _Pending, consumer: Consumer
+    ) -> Callable[..., Any]:
+        def forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+            given = _input(args, kwargs)
+            cell, version = [given.detach()], given._version
             # the copy, unlike the leaf, may be changed in place by what follows
             out = output if output.requires_grad else output.detach().requires_grad_(True).clone()
             pending.expected += 1
 
             def backward(gradient: Tensor) -> None:
                 inputs = cell.pop()
-                a, g = _by_example(site, _wide(inputs), _wide(gradient), rows)
+                if inputs._version != version:
+                    raise ModelError(
+                        f"the input of {site.name} was changed in place after it was used, so its gradient cannot be "
+                        "read. Leave it out with --sites, or write the change as a new tensor."
+                    )
+                a, g = _by_example(site, _wide(inputs), _wide(gradient), *shape)
                 pending.arrived.append(use_factors(site, use, module, a, g))
                 pending.expected -= 1
                 if not pending.expected:
@@ -120,18 +129,33 @@ class Capture:
         return forward
 
 
+def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What a layer was given, by position or by name."""
+    given: Tensor = args[0] if args else next(iter(kwargs.values()))
+    return given
+
+
 def _wide(side: Tensor) -> Tensor:
     """At least float32, so that products and sums of a half-precision model's factors are not rounded again."""
     return side.float() if side.dtype in (torch.bfloat16, torch.float16) else side
 
 
-def _by_example(site: Site, inputs: Tensor, grads: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def told_apart(lead: Sequence[int], rows: int, width: int | None) -> bool:
+    """Whether leading sizes of a layer's output are those of one row per example, or of one row per token."""
+    if len(lead) > 1:
+        return lead[0] == rows
+    return lead[0] == rows or (lead[0] % rows == 0 if width is None else lead[0] == rows * width)
+
+
+def _by_example(
+    site: Site, inputs: Tensor, grads: Tensor, rows: int, width: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Both sides with leading sizes [N, T]: feature vectors gain a token axis, flattened tokens get theirs back."""
     lead = grads.shape[:-1]
     tokens = lead.numel()
     indices = inputs.shape == lead and not inputs.is_floating_point()
     broadcast = indices and len(lead) == 1 and tokens != rows  # positions looked up once for the whole batch
-    if tokens % rows or lead[0] not in (rows, tokens) or broadcast:
+    if not told_apart(lead, rows, width) or broadcast:
         raise ModelError(
             f"{site.name} ran on {tuple(inputs.shape)} for a batch of {rows} examples: its gradient cannot be told "
             "apart by example. Leave it out with --sites."
@@ -142,7 +166,12 @@ def _by_example(site: Site, inputs: Tensor, grads: Tensor, rows: int) -> tuple[T
 
 
 def probe_sites(
-    model: nn.Module, sites: Sequence[Site], losses: Callable[[], Tensor], rows: int, head: str | None
+    model: nn.Module,
+    sites: Sequence[Site],
+    losses: Callable[[], Tensor],
+    rows: int,
+    head: str | None,
+    width: int | None = None,
 ) -> list[Site]:
     """Sites that really run, with the facts only a run can tell.
 
@@ -155,15 +184,20 @@ def probe_sites(
         losses: Runs the model on a small batch.
         rows: Its batch rows.
         head: Module name of the layer that makes the logits, if there is one.
+        width: Tokens of a batch row, if known.
     """
     seen: dict[str, tuple[Any, ...]] = {}
+    mixed: set[str] = set()
     alive: list[Tensor] = []  # keeps inputs from being freed, so that an address names one tensor
     handles = []
 
     def watch(site: Site) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            alive.append(args[0])
-            key = (args[0].data_ptr(), tuple(args[0].shape), site.bias)
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            if not told_apart(output.shape[:-1], rows, width):
+                mixed.add(site.name)
+            given = _input(args, kwargs)
+            alive.append(given)
+            key = (given.data_ptr(), tuple(given.shape), site.bias)
             seen[site.name] = ("called more than once", site.name) if site.name in seen else key
 
         return hook
@@ -171,7 +205,7 @@ def probe_sites(
     try:
         for site in sites:
             for use in site.uses:
-                handles.append(model.get_submodule(use.module).register_forward_hook(watch(site)))
+                handles.append(model.get_submodule(use.module).register_forward_hook(watch(site), with_kwargs=True))
         with frozen(model), torch.no_grad():
             losses()
     finally:
@@ -179,7 +213,7 @@ def probe_sites(
             handle.remove()
     groups: dict[tuple[Any, ...], str] = {}
     out = []
-    for site in (site for site in sites if site.name in seen):
+    for site in (site for site in sites if site.name in seen and site.name not in mixed):
         alone = len(site.uses) > 1 or site.vocabulary is not None
         group = site.name if alone else groups.setdefault(seen[site.name], site.name)
         out.append(replace(site, group=group, head=any(use.module == head for use in site.uses)))

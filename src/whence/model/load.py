@@ -1,7 +1,5 @@
 """Loads a Hugging Face causal language model and puts batches on its device. Device handling is here and only here."""
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -211,11 +209,6 @@ def load_tokenizer(reference: str, revision: str | None = None) -> Any:
             f"could not load a tokenizer from {reference!r}: {_first_line(error)}. "
             "Save one beside the model with tokenizer.save_pretrained, or name another with --tokenizer."
         ) from error
-
-
-def settings_hash(settings: Any) -> str:
-    """Short stable hash of plain settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _to(array: NDArray[Any], device: torch.device) -> Tensor:

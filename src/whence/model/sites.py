@@ -195,13 +195,16 @@ def use_factors(site: Site, use: Use, module: nn.Module, inputs: Tensor, grads: 
     return replace(factors, inputs=torch.cat([dense, column], -1))
 
 
-def coverage(model: nn.Module, sites: Sequence[Site], trained: frozenset[str] | None = None) -> Coverage:
+def coverage(
+    model: nn.Module, sites: Sequence[Site], trained: frozenset[str] | None = None, patterns: Sequence[str] = ()
+) -> Coverage:
     """Which share of the parameters is attributed, what is not, and why.
 
     Args:
         model: The model.
         sites: The sites in use.
         trained: Names of the parameters that training changed; the others are not counted.
+        patterns: The shell patterns that narrowed the sites, if any.
     """
     covered = {name: site for site in sites for name in site.parameters}
     owners: dict[int, list[nn.Module]] = {}
@@ -217,7 +220,7 @@ def coverage(model: nn.Module, sites: Sequence[Site], trained: frozenset[str] | 
         if name in covered:
             lines.append(SiteCoverage(name=name, parameters=parameter.numel(), attributed=True, kind=kind))
             continue
-        reason = _why_not(parameter, owners[id(parameter)], weights, model)
+        reason = _why_not(parameter, owners[id(parameter)], weights, model, patterns)
         lines.append(SiteCoverage(name=name, parameters=parameter.numel(), attributed=False, kind=kind, reason=reason))
     return Coverage(
         parameters=sum(line.parameters for line in lines),
@@ -226,7 +229,13 @@ def coverage(model: nn.Module, sites: Sequence[Site], trained: frozenset[str] | 
     )
 
 
-def _why_not(parameter: nn.Parameter, owners: Sequence[nn.Module], weights: set[str], model: nn.Module) -> str:
+def _why_not(
+    parameter: nn.Parameter,
+    owners: Sequence[nn.Module],
+    weights: set[str],
+    model: nn.Module,
+    patterns: Sequence[str],
+) -> str:
     """Why a parameter is not attributed."""
     for owner in owners:
         if _supported(owner) is None:
@@ -234,7 +243,10 @@ def _why_not(parameter: nn.Parameter, owners: Sequence[nn.Module], weights: set[
     read = {id(model.get_parameter(name)) for name in weights}
     if any(owner.weight is not parameter and id(owner.weight) in read for owner in owners):
         return "its weight acts through several layers, which do not share one bias"
-    return "left out by --sites, or never run"
+    name = next(name for name, each in model.named_parameters() if each is parameter).rpartition(".")[0]
+    if patterns and not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+        return "left out by --sites"
+    return "its module was not called on one row per token"
 
 
 def _stored_transposed(site: Site, model: nn.Module) -> bool:

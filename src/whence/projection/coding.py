@@ -102,11 +102,11 @@ def encode(values: Tensor, layout: SiteLayout) -> tuple[NDArray[np.generic], NDA
     blocks = values.reshape(len(values), layout.blocks, layout.kept)
     if layout.bits == 1:
         total = blocks.abs().sum(-1)
-        scales = torch.where(total > 0, blocks.square().sum(-1) / total, 0.0)
+        scales = torch.where(total == 0, 0.0, blocks.square().sum(-1) / total)  # not a number stays one, to be seen
         return _pack(values > 0), scales.float().cpu().numpy()
     top = blocks.abs().amax(-1)
     scales = (top / 127 if layout.bits == 8 else top).float()
-    inverse = torch.where(scales > 0, 1.0 / scales, 0.0)
+    inverse = torch.where(scales == 0, 0.0, 1.0 / scales)
     scaled = (blocks * inverse[..., None]).flatten(1)
     codes = scaled.round().to(torch.int8) if layout.bits == 8 else scaled.to(torch.float16)
     return codes.cpu().numpy(), scales.cpu().numpy()
