@@ -33,9 +33,9 @@ JOBS = [
     ("fit, all tokens", "all", ["--stage", "fit", "--sample", "1.0"], ("covariance", "eigenvalues")),
     ("fit, default sample", "default", ["--stage", "fit"], ("covariance", "eigenvalues")),
     ("index, whole one-bit codes", "all", ["--stage", "index", "--sample", "1.0", *WHOLE], ("encoders", "index")),
-    ("scan for 8 queries, whole codes", "all", ["--stage", "scan", "--sample", "1.0", *WHOLE], ("scan",)),
+    ("scan for 8 queries, whole codes", "all", ["--stage", "scan", "--sample", "1.0", *WHOLE], ("warm scan",)),
     ("index, sketched one-bit codes", "all", ["--stage", "index", "--sample", "1.0", *SKETCH], ("encoders", "index")),
-    ("scan for 8 queries, sketched codes", "all", ["--stage", "scan", "--sample", "1.0", *SKETCH], ("scan",)),
+    ("scan for 8 queries, sketched codes", "all", ["--stage", "scan", "--sample", "1.0", *SKETCH], ("warm scan",)),
     ("exact scores of 8 queries, no index", "all", ["--stage", "exact", "--sample", "1.0", *WHOLE], ("exact",)),
 ]
 

@@ -121,38 +121,49 @@ def _queries(args):
 
 
 def _scan(owner, args, stages):
+    """Queries in groups of the size that a trace holds at once; the index is scanned once per group."""
     import numpy as np
 
-    from whence.attributor.search import ask
-    from whence.scoring import Dense
+    from whence.attributor.search import ask, group_size
+    from whence.scoring import Dense, scan
 
     index = owner.open_index()
     encoders = owner.encoders(owner.recipe())
-    with stages("queries"):
-        question = ask(owner, _queries(args))
-    count = len(question.queries)
-    dense = Dense(2 * count, owner.corpus.documents)
-    with stages("encode"):
-        vectors = {name: each.query(question.blocks[name]).float().numpy() for name, each in encoders.items()}
-    from whence.scoring import scan
-
-    for _ in range(3):  # the first pass reads the disk
-        stages.rows.pop("scan", None)
-        with stages("scan"):
-            scan(index, index.layouts, vectors, [dense_half(dense, count)], 1.0 / owner.trained_on)
+    queries = _queries(args)
+    dense = Dense(len(queries), owner.corpus.documents)
+    for first in range(0, len(queries), group_size(owner)):
+        group = queries[first : first + group_size(owner)]
+        with stages(f"queries {first}"):
+            question = ask(owner, group)
+        with stages(f"encode {first}"):
+            vectors = {name: each.query(question.blocks[name]).float().numpy() for name, each in encoders.items()}
+        for attempt in ("cold", "warm"):
+            with stages(f"{attempt} scan {first}"):
+                scan(
+                    index, index.layouts, vectors, [Some(dense, slice(first, first + len(group)))], 1 / owner.trained_on
+                )
+        del question, vectors
+    for name in ("queries", "encode", "cold scan", "warm scan"):
+        _total(stages.rows, name)
     if args.scores:
-        np.save(args.scores, dense.scores[:count])
-    return {"bytes_scanned": index.bytes_per_row * owner.corpus.windows, "query_count": count}
+        np.save(args.scores, dense.scores)
+    return {"bytes_scanned": index.bytes_per_row * owner.corpus.windows, "query_count": len(queries)}
 
 
-def dense_half(dense, count):
-    """A fold that keeps the first rows of a dense one."""
+def _total(rows, name):
+    """Add up the rows of all groups under one name."""
+    mine = [rows.pop(key) for key in list(rows) if key.rpartition(" ")[0] == name]
+    rows[name] = {key: (max if "peak" in key else sum)(row[key] for row in mine) for key in mine[0]}
 
-    class Half:
-        def update(self, documents, scores):
-            dense.scores[:count, documents] = scores
 
-    return Half()
+class Some:
+    """A fold that fills some rows of a dense one."""
+
+    def __init__(self, dense, rows):
+        self.dense, self.rows = dense, rows
+
+    def update(self, documents, scores):
+        self.dense.scores[self.rows, documents] = scores
 
 
 def _exact(owner, args, stages):

@@ -71,10 +71,9 @@ def refine(
         plain: Site -> ``grad q`` [1, O, I].
     """
     rows = windows_of(owner, documents)
-    targets = {name: torch.cat([inverse[name], plain[name]]) for name in inverse}
     out: dict[int, tuple[float, float]] = dict.fromkeys(map(int, documents), (0.0, 0.0))
     for places, examples, _ in batches(owner, rows):
-        totals, _ = exact_scores(owner.runner, examples, targets)
+        totals, _ = exact_scores(owner.runner, examples, inverse, plain)
         for document, (influence, dot) in zip(
             owner.corpus.documents_of_windows(rows[places]).tolist(), totals[0].double().cpu().numpy(), strict=True
         ):

@@ -100,10 +100,7 @@ def from_model(
     advance: Advance,
 ) -> None:
     """Stream exact influence and gradient dot by running the model over the corpus, or over some documents of it."""
-    targets = {
-        name: torch.cat([each.curvature.solve(question.blocks[name], each.damping), question.blocks[name]])
-        for name, each in encoders.items()
-    }
+    inverse = solved(question, encoders)
     for share in owner.corpus.shares:
         windows = owner.corpus.share_windows(share)
         local = np.arange(len(windows)) if candidates is None else np.flatnonzero(np.isin(windows[:, 0], candidates))
@@ -111,7 +108,7 @@ def from_model(
             continue
         scores = np.zeros((2 * len(question.queries), len(local)))
         for places, examples, tokens in batches(owner, share.first_window + local.astype(np.int64)):
-            totals, _ = exact_scores(owner.runner, examples, targets)
+            totals, _ = exact_scores(owner.runner, examples, inverse, question.blocks)
             scores[:, places] = totals[0].T.double().cpu().numpy()
             advance(tokens)
         documents, summed = by_document(windows[local], scores * scale)

@@ -141,39 +141,40 @@ def gradient_blocks(runner: Runner, examples: Examples) -> tuple[dict[str, Tenso
 
 
 def exact_scores(
-    runner: Runner, examples: Examples, targets: Mapping[str, Tensor], per_site: bool = False
+    runner: Runner, examples: Examples, *targets: Mapping[str, Tensor], per_site: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Inner products of documents' gradients with fixed blocks, running the model.
 
     Args:
         runner: Model, sites and loss.
         examples: A batch of documents.
-        targets: Site -> [M, O, I], for instance preconditioned query gradients.
+        targets: Site -> [M, O, I], for instance preconditioned query gradients; several are scored one after another.
         per_site: Keep sites apart.
 
     Returns:
-        [S or 1, E, M] in the sites' order, and losses [E].
+        [S or 1, E, M] in the sites' order (M of all targets together), and losses [E].
     """
     order = {site.name: i if per_site else 0 for i, site in enumerate(runner.sites)}
-    first = next(iter(targets.values()))
-    totals = first.new_zeros(max(order.values()) + 1, examples.count, len(first))
+    firsts = [next(iter(target.values())) for target in targets]
+    totals = firsts[0].new_zeros(max(order.values()) + 1, examples.count, sum(map(len, firsts)))
 
     def consume(site: Site, uses: list[Factors]) -> None:
-        target = targets[site.name]
+        wanted = [target[site.name] for target in targets]
         with products("full"):
-            totals[order[site.name]] += sum(_inner(use, target) for use in uses).to(totals)  # type: ignore[union-attr]
+            totals[order[site.name]] += sum(_inner(use, wanted) for use in uses).to(totals)  # type: ignore[union-attr]
 
     losses = runner.examples(examples, consume)
     _refuse_not_finite(torch.isfinite(totals.sum((0, 2))).cpu().numpy(), examples)
     return totals, losses
 
 
-def _inner(use: Factors, target: Tensor) -> Tensor:
+def _inner(use: Factors, targets: Sequence[Tensor]) -> Tensor:
     """[E, M]: blocks once for all targets, or token by token where a side is one-hot and a block mostly zero."""
     if isinstance(use.inputs, OneHot) or isinstance(use.grads, OneHot):
-        return use.against(target.to(use.dtype)).sum(-1).T
-    flat = target.flatten(1).T.to(use.dtype)
-    return torch.cat([blocks.flatten(1) @ flat for blocks in block_pieces([use])])
+        return torch.cat([use.against(target.to(use.dtype)).sum(-1).T for target in targets], 1)
+    flat = [target.flatten(1).T.to(use.dtype) for target in targets]
+    pieces = (blocks.flatten(1) for blocks in block_pieces([use]))
+    return torch.cat([torch.cat([piece @ each for each in flat], 1) for piece in pieces])
 
 
 def token_scores(
