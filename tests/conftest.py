@@ -50,6 +50,7 @@ def causal_lm(kind: str, **changes) -> nn.Module:
         "gpt2": (hf.GPT2Config, gpt2),
         "llama": (hf.LlamaConfig, llama_like),
         "olmo2": (hf.Olmo2Config, llama_like),
+        "mistral": (hf.MistralConfig, llama_like),
         "qwen3": (hf.Qwen3Config, qwen),
         "gemma3": (hf.Gemma3TextConfig, {**qwen, "tie_word_embeddings": True}),
         "olmoe": (hf.OlmoeConfig, {**llama_like, **experts}),

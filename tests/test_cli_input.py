@@ -213,3 +213,10 @@ def test_a_command_typed_wrongly(capsys, typed, says):
     error = capsys.readouterr().err
     assert "Usage: whence" in error
     assert says in error
+
+
+def test_a_model_that_cannot_keep_packed_documents_apart_is_not_packed(refused, data, tmp_path):
+    sliding = save_model(tmp_path / "m", causal_lm("mistral", vocab_size=40, sliding_window=4))
+    refused(
+        "fit", "--model", sliding, "--data", data, "--run", tmp_path / "r", "--pack", says=("sliding window", "--pack")
+    )

@@ -89,6 +89,11 @@ class Attributor:
         self.loaded, self.tokenizer = self._load(_found(chosen, started), device)
         merged["model"]["dtype"] = self.loaded.fingerprint["dtype"]  # what auto meant, wherever the run goes on
         self.config = complete(merged, self.loaded.context, self.loaded.vocabulary)
+        if self.config.fit.pack and not self.loaded.packs:
+            raise InputError(
+                f"{self.loaded.name} cannot keep packed documents apart (it takes no positions, or attends through a "
+                "sliding window); leave --pack out."
+            )
         self._bind(stored)
         if self.run.corpus.joinpath("manifest.json").is_file():
             refuse_changed_files(self.config.corpus, self.run.corpus)

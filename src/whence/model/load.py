@@ -33,6 +33,8 @@ class LoadedModel:
         vocabulary: Rows of its input embedding.
         head: Module name of its output layer, if it has one.
         takes_positions: Whether its forward takes ``position_ids``.
+        packs: Whether a block-diagonal mask keeps packed examples apart: not without positions, nor where attention
+            also slides over a window, which such a mask replaces.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class LoadedModel:
     vocabulary: int
     head: str | None
     takes_positions: bool
+    packs: bool = True
     name: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -127,6 +130,7 @@ def load_model(
         vocabulary=int(base.get_input_embeddings().num_embeddings),
         head=_name_of(model, base.get_output_embeddings()),
         takes_positions="position_ids" in _parameters_of(base.forward),
+        packs=_packs(base),
         name=reference + (f" + {adapter}" if adapter else ""),
     )
 
@@ -153,6 +157,12 @@ def _parameters_of(function: Any) -> set[str]:
     import inspect
 
     return set(inspect.signature(function).parameters)
+
+
+def _packs(base: Any) -> bool:
+    config = base.config.get_text_config()
+    slides = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    return "position_ids" in _parameters_of(base.forward) and not slides
 
 
 def _name_of(model: nn.Module, wanted: nn.Module | None) -> str | None:
