@@ -4,12 +4,23 @@ documents.py   Document, Skip, TokenBatch           from the data room
 queries.py     Query, EncodedText, EncodedQuery     a question, as written and as tokens
 sites.py       Site, Use                            one weight matrix to attribute
 results.py     Hit, Trace, TraceResult, Coverage …  what a user gets back
+fidelity.py    LabResult, Reading, Certificate …    how true scores were found to be
 """
 
 from whence.interfaces.documents import Document, Skip, TokenBatch
+from whence.interfaces.fidelity import (
+    Certificate,
+    Cost,
+    Estimate,
+    LabResult,
+    Measure,
+    MethodKind,
+    MethodSummary,
+    Reading,
+    Truth,
+)
 from whence.interfaces.queries import EncodedQuery, EncodedText, Query
 from whence.interfaces.results import (
-    Certificate,
     Coverage,
     Hit,
     RunSummary,
@@ -23,12 +34,19 @@ from whence.interfaces.sites import Site, Use, Vocabulary
 
 __all__ = [
     "Certificate",
+    "Cost",
     "Coverage",
     "Document",
     "EncodedQuery",
     "EncodedText",
+    "Estimate",
     "Hit",
+    "LabResult",
+    "Measure",
+    "MethodKind",
+    "MethodSummary",
     "Query",
+    "Reading",
     "RunSummary",
     "Site",
     "SiteCoverage",
@@ -37,6 +55,7 @@ __all__ = [
     "TokenBatch",
     "Trace",
     "TraceResult",
+    "Truth",
     "Use",
     "Vocabulary",
     "WindowShare",

@@ -5,12 +5,13 @@ drop of log p(completion | prompt) had that one document not been trained on.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from whence.interfaces.fidelity import Certificate
+
 __all__ = [
-    "Certificate",
     "Coverage",
     "Hit",
     "RunSummary",
@@ -139,15 +140,6 @@ class Coverage(_Frozen):
     def share(self) -> float:
         """Attributed share of the parameters, 0..1."""
         return self.attributed / self.parameters if self.parameters else 0.0
-
-
-class Certificate(_Frozen):
-    """How far the scores have been shown to be true on this model."""
-
-    state: Literal["not measured", "measured"] = "not measured"
-    line: str = (
-        "Fidelity: not measured for this run. Scores are predictions; retraining without a document is the test."
-    )
 
 
 class RunSummary(_Frozen):

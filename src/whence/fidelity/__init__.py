@@ -1,0 +1,1 @@
+"""How true are the scores: retraining, measures against it, methods side by side, certificates."""
