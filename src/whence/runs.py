@@ -320,6 +320,11 @@ class Run:
         return self.path / "index"
 
     @property
+    def fidelity(self) -> Path:
+        """What the fidelity lab retrained and found; the certificates."""
+        return self.path / "fidelity"
+
+    @property
     def traces(self) -> Path:
         """Results of traces."""
         return self.path / "traces"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import whence
+from whence.attributor.certified import EXACT, certificate_of
 from whence.attributor.details import Detail, document_details, query_token_shares, refine
 from whence.attributor.search import Found, Question, ask, from_index, from_model, group_size, search, solved
 from whence.attributor.texts import bm25_of, query_text
@@ -209,6 +210,7 @@ def summary(owner: "Attributor", recipe: Recipe, index: Index | None, opts: Trac
         damping=str(recipe.damping) if recipe.method != "identity" else "none",
         bytes_per_document=per_document,
         coverage=owner.coverage,
+        certificate=certificate_of(owner, f"{recipe.name}-{EXACT}" if index is None else index.folder.name),
         whence_version=whence.__version__,
         settings={"refined": opts.refine, "k": opts.k, "exact": opts.exact, **owner.config.fit.model_dump(mode="json")},
     )

@@ -1,0 +1,75 @@
+"""From a lab result to the certificate that every page of a run shows: one line, and the figures behind it."""
+
+from whence.interfaces import Certificate, Estimate, LabResult, Measure, Reading, Truth
+
+__all__ = ["PREFERENCE", "certify"]
+
+PREFERENCE: tuple[Measure, ...] = ("lds", "loo", "further-training", "removal", "tail-patch", "recall", "mrr")
+"""Which measure the line gives, if several were taken: what covers the whole ranking and rests on retraining first."""
+
+_NAMES: dict[Measure, str] = {
+    "lds": "LDS",
+    "loo": "leave-one-out Spearman",
+    "further-training": "further-training Spearman",
+    "removal": "removal effect (nats)",
+    "tail-patch": "tail-patch gain (nats)",
+    "recall": "recall of gold documents",
+    "mrr": "mean reciprocal rank of gold documents",
+    "mislabel": "AUC of self-influence",
+}
+
+
+def certify(result: LabResult, method: str, recipe: str, corpus: str, bm25: str = "BM25") -> Certificate:
+    """The certificate of one method of a lab result.
+
+    Args:
+        result: What the lab found.
+        method: Name of the method that makes this run's scores.
+        recipe: Name of its index.
+        corpus: Fingerprint of the corpus.
+        bm25: Name of the method to compare with.
+
+    Returns:
+        A certificate in state measured, or not measured where no measure of the method was taken.
+    """
+    chosen = next((m for m in PREFERENCE if result.reading(m, method) is not None), None)
+    if chosen is None:
+        return Certificate(recipe=recipe, corpus=corpus)
+    reading, truth = result.reading(chosen, method), result.truth(chosen)
+    assert reading is not None
+    assert truth is not None
+    lexical = result.reading(chosen, bm25)
+    return Certificate(
+        state="measured",
+        line=_line(result, chosen, reading, truth, lexical),
+        recipe=recipe,
+        measure=chosen,
+        estimate=reading.estimate,
+        ceiling=truth.ceiling,
+        bm25=None if lexical is None else lexical.estimate,
+        truth=truth,
+        model=result.model,
+        training=result.training,
+        readings=tuple(r for r in result.readings if r.method in (method, bm25)),
+        corpus=corpus,
+        whence_version=result.whence_version,
+    )
+
+
+def _line(result: LabResult, measure: Measure, reading: Reading, truth: Truth, lexical: Reading | None) -> str:
+    parts = [f"Fidelity: {_NAMES[measure]} {_interval(reading.estimate)}"]
+    if truth.ceiling is not None:
+        parts.append(f"noise ceiling {truth.ceiling.value:.2f}")
+    if lexical is not None:
+        parts.append(f"BM25 on the same truth {_interval(lexical.estimate)}")
+    return f"{'; '.join(parts)}. {_basis(truth)}; {result.model}, {result.training}."
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} (95 % {estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def _basis(truth: Truth) -> str:
+    if not truth.retrains:
+        return f"{truth.queries} queries, no retraining: {truth.about}" if truth.about else f"{truth.queries} queries"
+    return f"{truth.queries} queries, {truth.retrains} models retrained: {truth.about}"
