@@ -9,7 +9,7 @@ import pytest
 from whence.demo import Architecture, Recipe, World, build_world, fit_causal_lm, train_model
 from whence.demo.claims import RELATIONS
 from whence.demo.corpus import LONGEST, SHORTEST, read_library, words_of
-from whence.demo.train import _batches, _pad, _schedule
+from whence.demo.train import _batches, _pad
 from whence.demo.world import MIN_OCCURRENCES
 from whence.errors import CorpusError, StorageError
 from whence.interfaces import Query
@@ -159,13 +159,14 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> Non
         build_world(tmp_path / "file", small=True)
 
 
-def test_schedule_rises_to_one_and_falls_to_a_tenth() -> None:
-    rates = [_schedule(step, 200, 0.05) for step in range(200)]
+def test_rate_rises_to_its_peak_and_falls_to_a_tenth() -> None:
+    training = Recipe(learning_rate=1.0).training()
+    rates = [training.rate(step, 200) for step in range(200)]
     assert max(rates) == rates[9] == 1.0
     assert rates[:10] == sorted(rates[:10])
     assert rates[9:] == sorted(rates[9:], reverse=True)
     assert rates[-1] == pytest.approx(0.1)
-    assert _schedule(0, 1, 0.05) == 1.0
+    assert training.rate(0, 1) == 1.0
 
 
 def test_batches_hold_every_document_once_within_the_budget() -> None:

@@ -1,8 +1,8 @@
 """A tokenizer and a small Llama trained on the demo's corpus, and what it made of the claims.
 
-The result is an ordinary Hugging Face directory. `fit_causal_lm` is the training loop alone: it sees a model, batches
-and a recipe, and knows nothing of the demo. Documents are trained on as the tokenizer gives them: a start token and the
-text, without an end token.
+The result is an ordinary Hugging Face directory. `fit_causal_lm` is training alone, a use of `whence.model.optimise`:
+it sees a model, batches and a recipe, and knows nothing of the demo. Documents are trained on as the tokenizer gives
+them: a start token and the text, without an end token.
 
 Embedding and head are untied, so that each weight has one use: a tied weight's gradient is a sum over two uses of
 different kinds, for which curvature is a coarser approximation. Training is deterministic for a given seed, number of
@@ -10,7 +10,6 @@ threads and version of torch.
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,6 +26,8 @@ from whence.runs import write_json
 
 if TYPE_CHECKING:
     import torch
+
+    from whence.model import Training
 
 __all__ = ["Architecture", "ClaimLoss", "Recipe", "TrainReport", "fit_causal_lm", "train_model"]
 
@@ -52,6 +53,23 @@ class Recipe:
     weight_decay: float = 0.1
     warmup: float = 0.05
     clip: float = 1.0
+
+    def training(self) -> "Training":
+        """The same in the words of every training; batches of a token budget are the demo's own."""
+        from whence.model import Training
+
+        return Training(
+            optimizer="adamw",
+            learning_rate=self.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=self.weight_decay,
+            decay="matrices",
+            schedule="cosine",
+            warmup=self.warmup,
+            final=0.1,
+            epochs=self.epochs,
+            clip=self.clip,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,47 +216,14 @@ def fit_causal_lm(
 
     Returns:
         Mean token loss (nats) of every step, before its update.
+
+    Raises:
+        NumericalError: A loss is not finite.
     """
-    import torch
+    from whence.model import optimise
 
-    optimizer = torch.optim.AdamW(_groups(model, recipe), lr=recipe.learning_rate, betas=(0.9, 0.95))
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    losses: list[float] = []
-    model.train()
-    for number, batch in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(number, steps, recipe.warmup)
-        loss = _mean_token_loss(model, batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
-        optimizer.step()
-        losses.append(float(loss.detach()))
-        if progress is not None:
-            progress(number + 1, steps, losses[-1])
-    model.eval()
-    return losses
-
-
-def _groups(model: "torch.nn.Module", recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameters with and without weight decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def _schedule(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate at a step: linear up, cosine down to a tenth.
-
-    >>> [round(_schedule(step, 100, 0.1), 2) for step in (0, 9, 99)]
-    [0.1, 1.0, 0.1]
-    """
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step + 1 - rising) / max(1, steps - rising)))
+    pieces = ([batch] for batch in batches)
+    return optimise(model, pieces, _mean_token_loss, steps, recipe.training(), report=progress)
 
 
 def _mean_token_loss(model: "torch.nn.Module", batch: TokenBatch) -> "torch.Tensor":

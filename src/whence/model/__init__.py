@@ -3,13 +3,21 @@
 load.py        a Hugging Face model or adapter, its fingerprint; batches onto its device
 sites.py       which weights are attributed, their orientation; the coverage report
 objectives.py  the summed losses that are differentiated
+training.py    how a model is trained, as data
+optimizers.py  a training's optimizers and the parameters each has
+muon.py        Muon: orthogonalised momentum
+dropout.py     every dropout of a model
+train.py       the one training loop
 capture.py     inputs and output gradients of every site, without weight gradients
 """
 
 from whence.model.capture import Capture, Consumer, frozen, probe_sites
+from whence.model.dropout import has_dropout, set_dropout
 from whence.model.load import LoadedModel, language_inputs, load_model, load_tokenizer, resolve_device
 from whence.model.objectives import CausalLM, Classification, LanguageInputs, Objective, SquaredError
 from whence.model.sites import block_of, coverage, find_sites, parameters_of
+from whence.model.train import optimise, reproducible
+from whence.model.training import Training
 
 __all__ = [
     "Capture",
@@ -20,14 +28,19 @@ __all__ = [
     "LoadedModel",
     "Objective",
     "SquaredError",
+    "Training",
     "block_of",
     "coverage",
     "find_sites",
     "frozen",
+    "has_dropout",
     "language_inputs",
     "load_model",
     "load_tokenizer",
+    "optimise",
     "parameters_of",
     "probe_sites",
+    "reproducible",
     "resolve_device",
+    "set_dropout",
 ]

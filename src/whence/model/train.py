@@ -1,0 +1,204 @@
+"""The one loop that trains. Knows no corpus and no tokens.
+
+A step is taken on a *batch*: a sequence of pieces, each small enough for memory, whose losses add up to the step's. The
+caller says what the loss of a piece is. Training is deterministic for a given seed, number of threads, kind of device
+and version of torch.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from whence.errors import NumericalError
+from whence.model.optimizers import decay_groups, make_optimizers
+from whence.model.training import LBFGS_STEPS, Training
+
+__all__ = ["optimise", "reproducible"]
+
+Report = Callable[[int, int, float], None]
+Piece = TypeVar("Piece")
+
+_LBFGS_CLOSE = {torch.float64: 1e-7, torch.float32: 1e-4}
+
+
+def optimise(
+    model: nn.Module,
+    batches: Iterable[Sequence[Piece]],
+    loss: Callable[[nn.Module, Piece], Tensor],
+    steps: int,
+    training: Training,
+    *,
+    seed: int = 0,
+    report: Report | None = None,
+) -> list[float]:
+    """Train a model in place, one step per batch; parameters that do not require gradients stay as they are.
+
+    Args:
+        model: Left in evaluation mode.
+        batches: In the order of training, each a sequence of pieces. An empty one takes no step, but time passes for
+            the schedule. lbfgs takes the first alone.
+        loss: What a piece adds to the loss of its step, a scalar; already divided by the batch's count.
+        steps: Length of the schedule.
+        training: Optimizer, rates, clipping.
+        seed: Decides dropout, anew for each step.
+        report: Called after every step with (steps done, steps in all, loss).
+
+    Returns:
+        Loss of every step, before its update; for lbfgs at every evaluation. Empty batches have none.
+
+    Raises:
+        NumericalError: A loss is not finite, or lbfgs does not converge within its own limit.
+    """
+    optimizers = make_optimizers(model, training)
+    pieces_loss = _Summed(model, loss)
+    model.train()
+    with torch.random.fork_rng(devices=_cuda_devices(model)):
+        if training.full_batch:
+            losses = _minimise(optimizers[0], pieces_loss, next(iter(batches)), training, seed, steps, report)
+        else:
+            losses = _descend(optimizers, pieces_loss, batches, training, seed, steps, report)
+    model.eval()
+    return losses
+
+
+class _Summed:
+    """Loss of a batch, gradients accumulated piece by piece."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[nn.Module, Any], Tensor]) -> None:
+        self.model, self.loss = model, loss
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def backward(self, pieces: Sequence[Any], seed: int) -> float:
+        """Set the gradients of a batch and give its loss."""
+        torch.manual_seed(seed)
+        for parameter in self.parameters:
+            parameter.grad = None
+        total = 0.0
+        for piece in pieces:
+            value = self.loss(self.model, piece)
+            value.backward()
+            total += float(value.detach())
+        return total
+
+
+def _descend(
+    optimizers: Sequence[torch.optim.Optimizer],
+    summed: _Summed,
+    batches: Iterable[Sequence[Any]],
+    training: Training,
+    seed: int,
+    steps: int,
+    report: Report | None,
+) -> list[float]:
+    losses: list[float] = []
+    for number, pieces in enumerate(batches):
+        if pieces:
+            rate = training.rate(number, steps)
+            losses.append(summed.backward(pieces, _step_seed(seed, number)))
+            _refuse_overflow(losses[-1], number, rate)
+            _step(optimizers, rate, summed.parameters, training.clip)
+        if report is not None:
+            report(number + 1, steps, losses[-1] if losses else math.nan)
+    return losses
+
+
+def _step(
+    optimizers: Sequence[torch.optim.Optimizer], rate: float, parameters: Sequence[nn.Parameter], clip: float | None
+) -> None:
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+
+
+def _minimise(
+    optimizer: torch.optim.Optimizer,
+    summed: _Summed,
+    pieces: Sequence[Any],
+    training: Training,
+    seed: int,
+    steps: int,
+    report: Report | None,
+) -> list[float]:
+    """L-BFGS with strong Wolfe line search on one batch, the squared weights being a term of the loss."""
+    decayed = [
+        p for group in decay_groups(summed.parameters, training) if group["weight_decay"] for p in group["params"]
+    ]
+    losses: list[float] = []
+
+    def closure() -> float:
+        value = summed.backward(pieces, _step_seed(seed, 0)) + _add_decay(decayed, training.weight_decay)
+        _refuse_overflow(value, len(losses), 1.0)
+        losses.append(value)
+        if report is not None:
+            report(min(len(losses), steps), steps, value)
+        return value
+
+    optimizer.step(closure)
+    _refuse_unconverged(summed, closure, training)
+    return losses
+
+
+def _add_decay(decayed: Sequence[nn.Parameter], decay: float) -> float:
+    """w/2 |θ|², its gradient added to those that are there."""
+    value = 0.0
+    with torch.no_grad():
+        for parameter in decayed:
+            value += float(parameter.square().sum()) * decay / 2
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad.add_(parameter, alpha=decay)
+    return value
+
+
+def _refuse_unconverged(summed: _Summed, closure: Callable[[], float], training: Training) -> None:
+    if training.max_steps is not None:
+        return
+    closure()
+    largest = max((float(p.grad.abs().max()) for p in summed.parameters if p.grad is not None), default=0.0)
+    if largest > _LBFGS_CLOSE[summed.parameters[0].dtype]:
+        raise NumericalError(
+            f"lbfgs did not converge: after {LBFGS_STEPS} iterations the largest gradient is {largest:.1e}. Train in "
+            "float64, give some weight_decay, or set max_steps to accept where it then stands."
+        )
+
+
+def _refuse_overflow(loss: float, step: int, rate: float) -> None:
+    if not math.isfinite(loss):
+        raise NumericalError(
+            f"the training loss is {loss} at step {step + 1} (learning rate {rate:g}); "
+            "lower the learning rate, clip gradients, or train in float32."
+        )
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """A seed of its own for every step, so that dropout does not depend on which steps were taken before."""
+    return (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03) % 2**63
+
+
+def _cuda_devices(model: nn.Module) -> list[int]:
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    return sorted(device.index or 0 for device in devices)
+
+
+@contextmanager
+def reproducible(training: Training) -> Iterator[None]:
+    """Threads as asked for and, on CUDA, deterministic algorithms wherever there are any; put back afterwards."""
+    threads = torch.get_num_threads()
+    was, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(training.threads)
+    if torch.cuda.is_available():
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(was, warn_only=warned)
