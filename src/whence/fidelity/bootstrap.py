@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from whence.errors import InputError
 from whence.interfaces import Estimate
 
-__all__ = ["CORRELATION", "SHARE", "Counts", "crossed", "drawn_counts", "estimate", "mean_over", "resampled"]
+__all__ = ["CORRELATION", "SHARE", "Counts", "crossed", "drawn_counts", "estimate", "mean_over", "query_mean"]
+
+Array = NDArray[np.float64]
 
 Counts = NDArray[np.int64]
 """How often each unit is taken: [B, units]."""
@@ -52,37 +54,31 @@ def drawn_counts(units: int, draws: int, seed: int, axis: int = 0) -> Counts:
     return counts
 
 
-def resampled(statistic: Callable[[Counts], NDArray[np.float64]], counts: Counts, size: int = 1) -> NDArray[np.float64]:
-    """A statistic on every resample of one axis, [draws].
-
-    Args:
-        statistic: From counts [B, units] to values [B].
-        counts: As `drawn_counts` gives.
-        size: Numbers it holds per draw and unit; memory is bounded by taking that many fewer draws at a time.
-    """
-    step = max(1, _BLOCK // max(1, counts.shape[1] * size))
-    return np.concatenate([statistic(counts[start : start + step]) for start in range(0, len(counts), step)])
-
-
 def crossed(
-    by_query: Callable[[Counts], NDArray[np.float64]], queries: int, units: int, draws: int, seed: int
-) -> NDArray[np.float64]:
-    """The mean over queries of a per-query statistic, on resamples of both queries and units, [draws].
+    statistic: Callable[[Counts, Counts], Array], sizes: tuple[int, int], draws: int, seed: int, held: int | None = None
+) -> Array:
+    """A statistic on resamples of two axes, drawn independently of one another, [draws].
 
     Args:
-        by_query: From counts of units [B, units] to the statistic of each query, [B, Q].
-        queries: Q.
-        units: Number of units (training sets, documents).
+        statistic: From counts of the first axis [B, Q] and of the second [B, S] to its value on each resample, [B].
+        sizes: Q and S: queries and training sets or documents.
         draws: Number of resamples.
         seed: Decides them; the same seed, the same resamples.
+        held: Numbers the statistic holds per draw, Q * S if None; memory is bounded by taking fewer draws at a time.
     """
-    chosen, taken = drawn_counts(queries, draws, seed, 0), drawn_counts(units, draws, seed, 1)
-    step = max(1, _BLOCK // (queries * units))
+    first, second = (drawn_counts(size, draws, seed, axis) for axis, size in enumerate(sizes))
+    step = max(1, _BLOCK // (held or sizes[0] * sizes[1]))
     blocks = [slice(start, start + step) for start in range(0, draws, step)]
-    return np.concatenate([(by_query(taken[block]) * chosen[block]).sum(1) / queries for block in blocks])
+    return np.concatenate([statistic(first[block], second[block]) for block in blocks])
 
 
-def mean_over(values: NDArray[np.float64], draws: int, seed: int) -> Estimate:
+def query_mean(by_query: Array, chosen: Counts) -> Array:
+    """The mean over drawn queries of one value per query: [B, Q] and counts [B, Q] to [B]."""
+    mean: Array = (by_query * chosen).sum(1) / chosen.shape[1]
+    return mean
+
+
+def mean_over(values: Array, draws: int, seed: int) -> Estimate:
     """The mean of one value per query, with its interval over queries.
 
     Args:
@@ -98,9 +94,7 @@ def mean_over(values: NDArray[np.float64], draws: int, seed: int) -> Estimate:
     return estimate(float(values.mean()), counts @ values / len(values), (len(values),))
 
 
-def estimate(
-    value: float, drawn: NDArray[np.float64], units: tuple[int, ...], limits: tuple[float, float] | None = None
-) -> Estimate:
+def estimate(value: float, drawn: Array, units: tuple[int, ...], limits: tuple[float, float] | None = None) -> Estimate:
     """A value and its 95 % percentile interval.
 
     A single query or fewer than three training sets cannot show how far another would differ: the interval is then

@@ -28,6 +28,12 @@ class Ranks:
     below: NDArray[np.intp]
     upto: NDArray[np.intp]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Q and S."""
+        queries, units = self.order.shape
+        return queries, units
+
     def drawn(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         """Twice the average ranks, centred, when unit s is drawn ``counts[b, s]`` times: [B, Q, S].
 

@@ -5,17 +5,19 @@ between the predicted and the retrained loss; then the mean over queries. The pr
 a subset leaves out raises the query's loss by its influence. Knows nothing of models or of how scores were made.
 """
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
-from whence.errors import InputError, NumericalError
-from whence.fidelity.bootstrap import CORRELATION, Counts, crossed, estimate
+from whence.errors import InputError
+from whence.fidelity.bootstrap import CORRELATION, Array, Counts, crossed, estimate, query_mean
+from whence.fidelity.ceiling import ceiling
 from whence.fidelity.correlation import Ranks, rank, spearman
+from whence.fidelity.tables import check_observed, check_scores
 from whence.interfaces import Estimate
 
-__all__ = ["lds", "lds_by_query", "lds_difference", "predictions"]
-
-Array = NDArray[np.float64]
+__all__ = ["ceiling", "lds", "lds_by_query", "lds_difference", "mean_spearman", "predictions", "spearman_draws"]
 
 
 def predictions(scores: Array, kept: NDArray[np.bool_]) -> Array:
@@ -38,21 +40,15 @@ def predictions(scores: Array, kept: NDArray[np.bool_]) -> Array:
         array([[0.5],
                [1. ]])
     """
-    if scores.ndim != 2 or kept.ndim != 2 or scores.shape[1] != kept.shape[1]:
+    scores = check_scores(scores)
+    if kept.ndim != 2 or kept.dtype != np.bool_ or kept.shape[1] != scores.shape[1]:
         raise InputError(
-            f"scores must be [queries, documents] and subsets [subsets, documents] over the same documents; "
-            f"given {scores.shape} and {kept.shape}."
+            f"subsets must be a bool table [subsets, documents] over the {scores.shape[1]} documents that were scored; "
+            f"given {kept.dtype} {kept.shape}."
         )
-    if not np.isfinite(scores).all():
-        rows, columns = np.nonzero(~np.isfinite(scores))
-        raise NumericalError(
-            f"{len(rows)} scores are not finite, the first of query {rows[0]} and document {columns[0]}; "
-            "a method with such scores cannot be measured. Score again with more damping or in a wider dtype."
-        )
-    sums = (~kept).astype(np.float64) @ scores.T.astype(np.float64)
     scale = np.abs(scores).sum(1)
     scale[scale == 0] = 1.0
-    rounded: Array = np.round(sums / scale, 12) * scale
+    rounded: Array = np.round((~kept).astype(np.float64) @ (scores.T / scale), 12) * scale
     return rounded
 
 
@@ -85,8 +81,7 @@ def lds(scores: Array, kept: NDArray[np.bool_], losses: Array, *, draws: int = 1
         >>> lds(np.array([[0.9, 0.5, 0.2]]), kept, losses).value
         1.0
     """
-    sides = _sides(scores, kept, losses)
-    return _estimate(float(spearman(*sides)[0].mean()), _draws(sides, draws, seed), sides)
+    return mean_spearman(*_sides(scores, kept, losses), draws=draws, seed=seed)
 
 
 def lds_difference(
@@ -107,33 +102,28 @@ def lds_difference(
     """
     one, two = _sides(first, kept, losses), _sides(second, kept, losses)
     value = float(spearman(*one)[0].mean() - spearman(*two)[0].mean())
-    drawn = _draws(one, draws, seed) - _draws(two, draws, seed)
-    return estimate(value, drawn, one[0].order.shape, (-2.0, 2.0))
+    drawn = spearman_draws(*one, draws=draws, seed=seed) - spearman_draws(*two, draws=draws, seed=seed)
+    return estimate(value, drawn, one[0].shape, (-2.0, 2.0))
+
+
+def mean_spearman(predicted: Ranks, observed: Ranks, *, draws: int, seed: int) -> Estimate:
+    """The mean over queries of Spearman's correlation over units, both given as ranks of [Q, units]."""
+    value = float(spearman(predicted, observed)[0].mean())
+    drawn = spearman_draws(predicted, observed, draws=draws, seed=seed)
+    return estimate(value, drawn, predicted.shape, CORRELATION)
+
+
+def spearman_draws(predicted: Ranks, observed: Ranks, *, draws: int, seed: int) -> Array:
+    """`mean_spearman` on each resample of queries and units, [draws]."""
+    return crossed(partial(_resampled, predicted, observed), predicted.shape, draws, seed)
+
+
+def _resampled(predicted: Ranks, observed: Ranks, chosen: Counts, taken: Counts) -> Array:
+    return query_mean(spearman(predicted, observed, taken), chosen)
 
 
 def _sides(scores: Array, kept: NDArray[np.bool_], losses: Array) -> tuple[Ranks, Ranks]:
     """The ranks of subsets by prediction and by mean loss, each [Q, S]."""
-    if losses.ndim != 3 or losses.shape[::2] != (len(kept), len(scores)) or 0 in losses.shape:
-        raise InputError(
-            f"losses must be [subsets, seeds, queries] with {len(kept)} subsets, at least one seed and {len(scores)} "
-            f"queries; given {losses.shape}."
-        )
-    if not np.isfinite(losses).all():
-        subset, seed, query = np.argwhere(~np.isfinite(losses))[0]
-        raise NumericalError(
-            f"the loss of query {query} after training on subset {subset} with the seed in place {seed} is not finite: "
-            "that training diverged. Lower the learning rate, or leave the subset out."
-        )
-    return rank(predictions(scores, kept).T), rank(losses.mean(1).T)
-
-
-def _draws(sides: tuple[Ranks, Ranks], draws: int, seed: int) -> Array:
-    def by_query(counts: Counts) -> Array:
-        return spearman(*sides, counts)
-
-    queries, subsets = sides[0].order.shape
-    return crossed(by_query, queries, subsets, draws, seed)
-
-
-def _estimate(value: float, drawn: Array, sides: tuple[Ranks, Ranks]) -> Estimate:
-    return estimate(value, drawn, sides[0].order.shape, CORRELATION)
+    predicted = predictions(scores, kept)
+    observed = check_observed(losses, len(kept), len(scores), "subset")
+    return rank(predicted.T), rank(observed.mean(1).T)
