@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_report_samples import HOSTILE, make_hit, make_hostile, make_result
 from whence.interfaces import Token, TraceResult
 from whence.report import page
-from whence.report.html import _asset
+from whence.report.frame import asset
 from whence.report.markup import Html, tag
 from whence.report.text import visible
 from whence.report.tokens import shaded
@@ -70,8 +70,8 @@ class Audit(HTMLParser):
 def assert_sound(audit: Audit) -> None:
     assert audit.tags["script"] == 1
     assert audit.tags["style"] == 1
-    assert "".join(audit.texts["script"]) == _asset("page.js")
-    assert "".join(audit.texts["style"]) == _asset("style.css")
+    assert "".join(audit.texts["script"]) == asset("page.js")
+    assert "".join(audit.texts["style"]) == asset("style.css")
     assert not set(audit.tags) & {"img", "iframe", "object", "embed", "link", "base", "form", "foreignobject", "use"}
     for _, name, value in audit.attributes:
         assert name in ATTRIBUTES or name == "aria-current"
@@ -98,9 +98,9 @@ def test_the_policy_allows_only_the_pages_own_script_and_style() -> None:
 
 
 def test_nothing_is_fetched_and_the_script_writes_no_markup() -> None:
-    assert not re.search(r"url\(|@import|https?:|//cdn", _asset("style.css"))
+    assert not re.search(r"url\(|@import|https?:|//cdn", asset("style.css"))
     assert not re.search(
-        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|fetch|XMLHttp|https?:", _asset("page.js")
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|fetch|XMLHttp|https?:", asset("page.js")
     )
 
 
@@ -301,7 +301,7 @@ def _colors(block: str) -> dict[str, tuple[float, ...]]:
 
 @pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
 def test_text_can_be_read_on_every_shade(mode: int) -> None:
-    style = _asset("style.css")
+    style = asset("style.css")
     colors = _colors(re.findall(r":root \{(.*?)\}", style, re.S)[mode])
     for text in ("ink", "soft", "faint", "pro-ink", "opp-ink"):
         for ground in ("card", "paper", "well"):

@@ -5,22 +5,19 @@ one that is read back, and the views can be made again from it with ``save(load(
 """
 
 import io
-import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
-from whence.errors import IncompleteError, StorageError
+from whence.errors import IncompleteError
 from whence.interfaces import TraceResult
 from whence.report.facts import SIGN
 from whence.report.html import page
+from whence.report.records import dumps, read_record
 from whence.report.text import visible
-from whence.runs import read_json, write_bytes
+from whence.runs import write_bytes
 
 __all__ = ["SCHEMA", "load", "save"]
 
@@ -28,33 +25,15 @@ SCHEMA = 1
 _UNIT = "nats; > 0 supports the output"
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON can hold it; numbers that are not finite become their names, which pydantic reads back."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if value is None or isinstance(value, str | int | float):
-        return value
-    return str(value)
-
-
-def _dumps(value: Any, indent: int | None = None) -> str:
-    # ASCII keeps lone surrogates (settings may hold any text) and odd line ends from breaking a reader.
-    return json.dumps(_plain(value), indent=indent, ensure_ascii=True, allow_nan=False)
-
-
 def _result_bytes(result: TraceResult) -> bytes:
-    return (_dumps({"schema": SCHEMA, "unit": SIGN, **result.model_dump()}, indent=1) + "\n").encode("ascii")
+    return (dumps({"schema": SCHEMA, "unit": SIGN, **result.model_dump()}, indent=1) + "\n").encode("ascii")
 
 
 def _lines(result: TraceResult) -> Iterator[str]:
     for trace in result.traces:
         for kind, hits in (("proponent", trace.proponents), ("opponent", trace.opponents)):
             for hit in hits:
-                yield _dumps({"query_id": trace.query_id, "list": kind, "unit": _UNIT, **hit.model_dump()}) + "\n"
+                yield dumps({"query_id": trace.query_id, "list": kind, "unit": _UNIT, **hit.model_dump()}) + "\n"
 
 
 def _parquet_bytes(result: TraceResult) -> bytes:
@@ -111,20 +90,4 @@ def load(folder: Path) -> TraceResult:
         raise IncompleteError(
             f"{folder} holds no finished trace (no result.json); run `whence trace` with this folder as output."
         )
-    try:
-        content = read_json(path)
-    except UnicodeDecodeError as error:
-        raise StorageError(f"{path} is damaged ({error}); delete it and run `whence trace` again.") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-        raise StorageError(
-            f"{path} has layout {found!r}, this version reads {SCHEMA}; run `whence trace` again with this version."
-        )
-    try:
-        return TraceResult.model_validate({key: content.get(key) for key in ("summary", "traces")})
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise StorageError(
-            f"{path} is not a trace result ({where}: {first['msg']}); run `whence trace` again."
-        ) from error
+    return read_record(path, TraceResult, SCHEMA, "a trace result", "run `whence trace` again")

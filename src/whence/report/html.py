@@ -4,31 +4,17 @@ Holds the page's frame: head and policy, summary, legend, list of queries, and e
 a section comes from cards.py (hits), figures.py (drawings) and about.py (settings and coverage).
 """
 
-import base64
-import hashlib
-from functools import cache
-from importlib.resources import files
-from string import Template
-
 from whence.interfaces import RunSummary, Trace, TraceResult
 from whence.report.about import about, certificate
 from whence.report.cards import bm25_table, cards
 from whence.report.facts import EFFECT, bm25_sentence
 from whence.report.figures import scatter
+from whence.report.frame import fill
 from whence.report.markup import Html, join, tag
 from whence.report.text import LEVELS, compact, count, nats, number, one_line, percent, scale, shorten
 from whence.report.tokens import loose
 
 __all__ = ["page"]
-
-
-@cache
-def _asset(name: str) -> str:
-    return (files("whence.report") / "page" / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def page(result: TraceResult) -> str:
@@ -38,15 +24,10 @@ def page(result: TraceResult) -> str:
         A complete HTML document. Its policy forbids every request and every script but its own; all text of the
         result is escaped, hidden characters are shown.
     """
-    style, script = _asset("style.css"), _asset("page.js")
-    policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-    )
-    return Template(_asset("page.html")).substitute(
-        policy=policy,
-        style=style,
-        script=script,
+    return fill(
+        "page.html",
+        styles=("style.css",),
+        script="page.js",
         title=join([_title(result)]),
         masthead=_masthead(result),
         legend=_legend(),

@@ -5,13 +5,13 @@ Text of documents reaches the terminal only through `visible`, so no control cha
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from whence.interfaces import Hit, RunSummary, Token, Trace, TraceResult
+from whence.report.console import line, overflow, say
 from whence.report.facts import bm25_sentence, gaps, influence_rank_words, rank_words
 from whence.report.text import (
     LEVELS,
@@ -32,7 +32,6 @@ __all__ = ["show"]
 
 _EMPHASIS = LEVELS // 2  # tokens from half the strongest on stand out
 _PRO, _OPP = "bold blue", "bold yellow"
-_TYPOGRAPHY = str.maketrans({"−": "-", "–": "-", "…": "..."})
 _QUESTION = 600  # characters
 _NARROW = 72  # columns; below, a table leaves no room for the document
 
@@ -52,45 +51,19 @@ def show(result: TraceResult, console: Console, limit: int = 10) -> None:
     _show_summary(result.summary, console)
 
 
-def _say(console: Console, text: str) -> str:
-    """The visible text in characters the console can write."""
-    encoding = console.encoding or "utf-8"
-    if not _can(console, "−–…"):
-        text = text.translate(_TYPOGRAPHY)
-    return visible(text).encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _can(console: Console, text: str) -> bool:
-    try:
-        text.encode(console.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _overflow(console: Console) -> Literal["ellipsis", "crop"]:
-    """What happens to a line that is too long; rich would write an ellipsis in any encoding."""
-    return "ellipsis" if _can(console, "…") else "crop"
-
-
-def _line(console: Console, *parts: str | tuple[str, str]) -> None:
-    said = [_say(console, part) if isinstance(part, str) else (_say(console, part[0]), part[1]) for part in parts]
-    console.print(Text.assemble(*said))
-
-
 def _show_trace(trace: Trace, console: Console, limit: int) -> None:
     console.rule(
-        Text(_say(console, shorten(one_line(f"query {trace.query_id}"), 60))),
+        Text(say(console, shorten(one_line(f"query {trace.query_id}"), 60))),
         characters="-" if console.options.ascii_only else "─",
     )
-    _line(console, (shorten(one_line(trace.prompt), _QUESTION, "both"), "dim"))
-    _line(console, (shorten(one_line(trace.completion), _QUESTION, "both") or "(empty)", "bold"))
+    line(console, (shorten(one_line(trace.prompt), _QUESTION, "both"), "dim"))
+    line(console, (shorten(one_line(trace.completion), _QUESTION, "both") or "(empty)", "bold"))
     if trace.contrast is not None:
-        _line(console, "rather than: ", (shorten(one_line(trace.contrast), _QUESTION, "both"), "bold"))
-        _line(console, f"log p(this) - log p(that) = {nats(-trace.loss if trace.loss else 0.0)} nats")
+        line(console, "rather than: ", (shorten(one_line(trace.contrast), _QUESTION, "both"), "bold"))
+        line(console, f"log p(this) - log p(that) = {nats(-trace.loss if trace.loss else 0.0)} nats")
     else:
-        _line(console, f"loss {number(trace.loss)} nats")
-    _line(
+        line(console, f"loss {number(trace.loss)} nats")
+    line(
         console,
         f"{count(trace.scored)} documents scored, influence {nats(trace.mean)} mean, {number(trace.std)} std (nats)",
     )
@@ -102,15 +75,15 @@ def _show_trace(trace: Trace, console: Console, limit: int) -> None:
 def _table(title: str, trace: Trace, hits: Sequence[Hit], console: Console, limit: int) -> None:
     console.print()
     if not hits:
-        return _line(console, (title, "bold"), ": none")
-    _line(console, (title, "bold"))
+        return line(console, (title, "bold"), ": none")
+    line(console, (title, "bold"))
     rows = [[count(hit.rank), nats(hit.influence), *_other_ranks(hit)] for hit in hits[:limit]]
     if console.width >= _NARROW:
         console.print(_grid(rows, hits, console))
     else:
         _blocks(rows, hits, console)
     if len(hits) > limit:
-        _line(console, (f"and {count(len(hits) - limit)} more", "dim"))
+        line(console, (f"and {count(len(hits) - limit)} more", "dim"))
 
 
 def _other_ranks(hit: Hit) -> tuple[str, str]:
@@ -126,10 +99,10 @@ def _grid(rows: Sequence[Sequence[str]], hits: Sequence[Hit], console: Console) 
     heads = "#", "nats", "BM25", "gradient"
     for name in heads:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("document", ratio=1, no_wrap=True, overflow=_overflow(console))
+    table.add_column("document", ratio=1, no_wrap=True, overflow=overflow(console))
     taken = sum(max(len(name), *(len(row[i]) for row in rows)) + 2 for i, name in enumerate(heads))
     for row, hit in zip(rows, hits):
-        cells = [Text(_say(console, cell), style=_side(hit) if i == 1 else "") for i, cell in enumerate(row)]
+        cells = [Text(say(console, cell), style=_side(hit) if i == 1 else "") for i, cell in enumerate(row)]
         table.add_row(*cells, _document(hit, console, max(console.width - taken, 20)))
     return table
 
@@ -137,15 +110,15 @@ def _grid(rows: Sequence[Sequence[str]], hits: Sequence[Hit], console: Console) 
 def _blocks(rows: Sequence[Sequence[str]], hits: Sequence[Hit], console: Console) -> None:
     """For narrow terminals: three lines per document instead of a row."""
     for (rank, influence, lexical, gradient), hit in zip(rows, hits):
-        _line(console, f"{rank}. ", (influence, _side(hit)), f" nats  BM25 {lexical}  gradient {gradient}")
-        console.print(_document(hit, console, console.width), no_wrap=True, overflow=_overflow(console), crop=True)
+        line(console, f"{rank}. ", (influence, _side(hit)), f" nats  BM25 {lexical}  gradient {gradient}")
+        console.print(_document(hit, console, console.width), no_wrap=True, overflow=overflow(console), crop=True)
 
 
 def _document(hit: Hit, console: Console, width: int) -> Text:
     """Identity on the first line, the telling words on the second."""
     place = f"{shorten(one_line(hit.source), max(width // 2, 12), 'end')}:{hit.row}"
     name = shorten(one_line(hit.id), max(width - len(place) - 2, 12))
-    text = Text.assemble((_say(console, place), "dim"), "  ", (_say(console, name), "bold"))
+    text = Text.assemble((say(console, place), "dim"), "  ", (say(console, name), "bold"))
     if hit.tokens:
         text.append("\n").append_text(_snippet(hit.tokens, console, width))
     return text
@@ -163,14 +136,14 @@ def _snippet(tokens: Sequence[Token], console: Console, width: int) -> Text:
         size -= max(size // 10, 1)
         start, stop = strongest_span(tokens, size)
     largest = scale([token.influence for token in tokens])
-    text = Text(_say(console, "…") if start else "")
+    text = Text(say(console, "…") if start else "")
     for token in tokens[start:stop]:
         text.append_text(_emphasised(token, largest, console))
-    return text.append(_say(console, "…") if stop < len(tokens) else "")
+    return text.append(say(console, "…") if stop < len(tokens) else "")
 
 
 def _emphasised(token: Token, largest: float, console: Console) -> Text:
-    words = _say(console, _words(token))
+    words = say(console, _words(token))
     step = level(token.influence, largest)
     if abs(step) < _EMPHASIS or not words.strip():
         return Text(words)
@@ -182,30 +155,30 @@ def _emphasised(token: Token, largest: float, console: Console) -> Text:
 
 def _bm25(trace: Trace, console: Console) -> None:
     console.print()
-    _line(console, ("What BM25 would have said", "bold"))
+    line(console, ("What BM25 would have said", "bold"))
     for place, hit in enumerate(trace.bm25_top[:3], start=1):
         rank = hit.bm25_rank if hit.bm25_rank is not None else place
         where = f"{shorten(one_line(hit.source), 40, 'end')}:{hit.row}"
         told = f"influence {nats(hit.influence)} nats, rank {influence_rank_words(trace, hit)}"
-        _line(console, f"  {count(rank)}. ", (shorten(one_line(hit.id), 50), "bold"), "  ", (where, "dim"), "  ", told)
-    _line(console, bm25_sentence(trace))
+        line(console, f"  {count(rank)}. ", (shorten(one_line(hit.id), 50), "bold"), "  ", (where, "dim"), "  ", told)
+    line(console, bm25_sentence(trace))
 
 
 def _show_summary(summary: RunSummary, console: Console) -> None:
     coverage = summary.coverage
     console.print()
-    _line(
+    line(
         console,
         f"coverage: {percent(coverage.share)} of {compact(coverage.parameters)} parameters attributed",
         _missing(summary),
     )
-    _line(console, one_line(summary.certificate.line))
+    line(console, one_line(summary.certificate.line))
     settings = (
         f"settings: {summary.method}; {summary.recipe}; damping {summary.damping}; {count(summary.documents)} "
         f"documents ({count(summary.skipped)} skipped); trained on {count(summary.trained_on)}"
     )
-    _line(console, one_line(settings))
-    _line(console, ("influence > 0 supports the answer; nats: predicted drop of log p without that document", "dim"))
+    line(console, one_line(settings))
+    line(console, ("influence > 0 supports the answer; nats: predicted drop of log p without that document", "dim"))
 
 
 def _missing(summary: RunSummary) -> str:
