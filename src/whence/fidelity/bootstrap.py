@@ -45,13 +45,8 @@ def drawn_counts(units: int, draws: int, seed: int, axis: int = 0) -> Counts:
         >>> drawn_counts(5, 3, seed=0).sum(1)
         array([5, 5, 5])
     """
-    if units < 1 or draws < 1:
-        raise InputError(f"a bootstrap needs at least one unit and one draw; given {units} units and {draws} draws.")
-    generator = np.random.default_rng([seed, axis])
-    counts = np.empty((draws, units), np.int64)
-    for row in counts:
-        row[:] = np.bincount(generator.integers(0, units, units), minlength=units)
-    return counts
+    _check(draws, units)
+    return _draw(np.random.default_rng([seed, axis]), units, draws)
 
 
 def crossed(
@@ -66,10 +61,23 @@ def crossed(
         seed: Decides them; the same seed, the same resamples.
         held: Numbers the statistic holds per draw, Q * S if None; memory is bounded by taking fewer draws at a time.
     """
-    first, second = (drawn_counts(size, draws, seed, axis) for axis, size in enumerate(sizes))
+    _check(draws, *sizes)
     step = max(1, _BLOCK // (held or sizes[0] * sizes[1]))
-    blocks = [slice(start, start + step) for start in range(0, draws, step)]
-    return np.concatenate([statistic(first[block], second[block]) for block in blocks])
+    axes = [(np.random.default_rng([seed, axis]), size) for axis, size in enumerate(sizes)]
+    blocks = [min(step, draws - start) for start in range(0, draws, step)]
+    return np.concatenate([statistic(*(_draw(*axis, rows) for axis in axes)) for rows in blocks])
+
+
+def _draw(generator: np.random.Generator, units: int, draws: int) -> Counts:
+    counts = np.empty((draws, units), np.int64)
+    for row in counts:
+        row[:] = np.bincount(generator.integers(0, units, units), minlength=units)
+    return counts
+
+
+def _check(draws: int, *units: int) -> None:
+    if min(units) < 1 or draws < 1:
+        raise InputError(f"a bootstrap needs at least one unit and one draw; given {units} units and {draws} draws.")
 
 
 def query_mean(by_query: Array, chosen: Counts) -> Array:
@@ -78,20 +86,21 @@ def query_mean(by_query: Array, chosen: Counts) -> Array:
     return mean
 
 
-def mean_over(values: Array, draws: int, seed: int) -> Estimate:
+def mean_over(values: Array, draws: int, seed: int, limits: tuple[float, float] | None = None) -> Estimate:
     """The mean of one value per query, with its interval over queries.
 
     Args:
         values: [Q], in any unit.
         draws: Number of resamples.
         seed: Decides them.
+        limits: Least and greatest value there can be; None for nats.
 
     Example:
         >>> mean_over(np.full(8, 2.0), draws=100, seed=0)
         Estimate(value=2.0, low=2.0, high=2.0)
     """
     counts = drawn_counts(len(values), draws, seed)
-    return estimate(float(values.mean()), counts @ values / len(values), (len(values),))
+    return estimate(float(values.mean()), counts @ values / len(values), (len(values),), limits)
 
 
 def estimate(value: float, drawn: Array, units: tuple[int, ...], limits: tuple[float, float] | None = None) -> Estimate:
