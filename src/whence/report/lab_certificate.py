@@ -1,0 +1,39 @@
+"""The figures behind a certificate as rows, rendered nowhere."""
+
+from dataclasses import dataclass
+from typing import get_args
+
+from whence.interfaces import Certificate, Estimate, Measure
+from whence.report.lab_words import decimals, is_bm25
+
+__all__ = ["CertificateRow", "certificate_rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRow:
+    """One measure: of the certified method, its ceiling, of BM25; and the decimals that suit them."""
+
+    measure: Measure
+    method: Estimate | None
+    ceiling: Estimate | None
+    bm25: Estimate | None
+    places: int
+
+
+def certificate_rows(certificate: Certificate) -> list[CertificateRow]:
+    """Every measure of a measured certificate, the one its line gives first; none if it is not measured."""
+    if certificate.state != "measured":
+        return []
+    own = {r.measure: r.estimate for r in certificate.readings if not is_bm25(r.method)}
+    lexical = {r.measure: r.estimate for r in certificate.readings if is_bm25(r.method)}
+    if certificate.measure is not None:
+        own |= {certificate.measure: certificate.estimate} if certificate.estimate is not None else {}
+        lexical |= {certificate.measure: certificate.bm25} if certificate.bm25 is not None else {}
+    order = sorted(get_args(Measure), key=lambda measure: measure != certificate.measure)
+    return [_row(certificate, m, own.get(m), lexical.get(m)) for m in order if m in own or m in lexical]
+
+
+def _row(certificate: Certificate, measure: Measure, own: Estimate | None, lexical: Estimate | None) -> CertificateRow:
+    ceiling = certificate.ceiling if measure == certificate.measure else None
+    found = [estimate for estimate in (own, ceiling, lexical) if estimate is not None]
+    return CertificateRow(measure, own, ceiling, lexical, decimals(found))
