@@ -11,14 +11,24 @@ search.py      scores of all documents, from an index or the model
 details.py     exact influence by site, window and token
 texts.py       documents as words, for BM25
 trace.py       the main job
+siblings.py    a run beside another one, with other sites or another fit
+matrices.py    whole matrices of scores; self-influence
 """
 
 from whence.attributor.config import FitConfig, ModelConfig, RunConfig
 from whence.attributor.core import Attributor, model_coverage
 from whence.attributor.fitting import fit_steps
 from whence.attributor.indexing import index_steps
+from whence.attributor.matrices import (
+    SelfScores,
+    exact_influence,
+    gradient_cosines,
+    index_influence,
+    self_scores,
+)
 from whence.attributor.modules import attribute
-from whence.attributor.steps import Step, run_steps
+from whence.attributor.siblings import sibling
+from whence.attributor.steps import Step, batches, run_steps
 from whence.attributor.trace import TraceOptions, trace_name
 
 __all__ = [
@@ -26,12 +36,19 @@ __all__ = [
     "FitConfig",
     "ModelConfig",
     "RunConfig",
+    "SelfScores",
     "Step",
     "TraceOptions",
     "attribute",
+    "batches",
+    "exact_influence",
     "fit_steps",
+    "gradient_cosines",
+    "index_influence",
     "index_steps",
     "model_coverage",
     "run_steps",
+    "self_scores",
+    "sibling",
     "trace_name",
 ]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from whence.attributor.config import ModelConfig, checked, complete, merge_settings
 from whence.attributor.curvatures import load_curvatures
+from whence.curvature import SiteCurvature
 from whence.data import Corpus, encode_queries, open_corpus, refuse_changed_files, tokenizer_fingerprint
 from whence.errors import CoverageError, IncompleteError, InputError, ModelError, StaleRunError
 from whence.gradients import Recipe, Runner, SiteEncoder, build_encoders, language_examples
@@ -94,7 +95,7 @@ class Attributor:
                 f"{self.loaded.name} cannot keep packed documents apart (it takes no positions, or attends through a "
                 "sliding window); leave --pack out."
             )
-        self._bind(stored)
+        self.bind(stored)
         if self.run.corpus.joinpath("manifest.json").is_file():
             refuse_changed_files(self.config.corpus, self.run.corpus)
 
@@ -122,7 +123,7 @@ class Attributor:
         """Whether any part of the corpus has been read, which everything else rests on."""
         return any(self.run.corpus.glob("*/done.json"))
 
-    def _bind(self, stored: Mapping[str, Any] | None) -> None:
+    def bind(self, stored: Mapping[str, Any] | None) -> None:
         """Refuse a run made from something else; write run.json for a new one."""
         fingerprints = {
             "model": self.loaded.fingerprint,
@@ -226,22 +227,34 @@ class Attributor:
             )
         return index
 
+    def damped(self, recipe: Recipe) -> dict[str, tuple[SiteCurvature, float]]:
+        """Curvature of every site under a recipe, on the CPU, and what is added to it before it is inverted.
+
+        Raises:
+            IncompleteError: The curvature it needs has not been fitted.
+        """
+        per_document = self.corpus.targets / max(self.corpus.documents, 1)
+        rule, plain = recipe.damping, recipe.method == "identity"
+        return {
+            name: (curvature, 1.0 if plain else rule.of(name, curvature, per_document))
+            for name, curvature in load_curvatures(self.run.curvature, self.sites, recipe.method).items()
+        }
+
+    @property
+    def wide(self) -> torch.dtype:
+        """What is computed in outside the model: float32, or float64 where the model is."""
+        return torch.promote_types(next(self.loaded.model.parameters()).dtype, torch.float32)
+
     def encoders(self, recipe: Recipe) -> dict[str, SiteEncoder]:
         """What turns gradients into codes under a recipe.
 
         Raises:
             IncompleteError: The curvature it needs has not been fitted.
         """
-        curvatures = load_curvatures(self.run.curvature, self.sites, recipe.method)
-        per_document = self.corpus.targets / max(self.corpus.documents, 1)
-        rule = recipe.damping
-        dampings = {
-            site.name: 1.0 if recipe.method == "identity" else rule.of(site.name, curvatures[site.name], per_document)
-            for site in self.sites
-        }
-        device = self.loaded.device
-        dtype = torch.float64 if next(self.loaded.model.parameters()).dtype == torch.float64 else torch.float32
-        return build_encoders(self.sites, curvatures, dampings, recipe, device, dtype)
+        damped = self.damped(recipe)
+        curvatures = {name: curvature for name, (curvature, _) in damped.items()}
+        dampings = {name: damping for name, (_, damping) in damped.items()}
+        return build_encoders(self.sites, curvatures, dampings, recipe, self.loaded.device, self.wide)
 
     def encode_queries(self, queries: Sequence[Query]) -> list[EncodedQuery]:
         """Queries as tokens.
@@ -289,6 +302,25 @@ class Attributor:
         from whence.attributor.trace import scores
 
         return scores(self, queries, **options)
+
+    def self_influence(self, recipe: Recipe | None = None, report: Report | None = None) -> NDArray[np.float64]:
+        """Influence of every document on its own loss in nats, [documents]; never negative.
+
+        Large for documents that are memorised or mislabelled. Runs the model over the corpus once; fits first if that
+        has not been done. A document of several windows has that of its summed gradient.
+        """
+        from whence.attributor.matrices import self_scores
+
+        self.fit(report)
+        done = 0
+
+        def advance(tokens: int) -> None:
+            nonlocal done
+            done += tokens
+            if report is not None:
+                report("self-influence", done, self.corpus.tokens)
+
+        return self_scores(self, recipe or self.recipe(), advance).influence
 
 
 def _same_files(typed: Sequence[str], stored: Mapping[str, Any], started: Path) -> Sequence[str]:

@@ -23,7 +23,7 @@ from whence.store import Index
 if TYPE_CHECKING:
     from whence.attributor.core import Attributor
 
-__all__ = ["Question", "ask", "from_index", "from_model", "group_size", "search"]
+__all__ = ["Question", "against", "ask", "from_index", "from_model", "group_size", "search", "solved"]
 
 _GROUP_BYTES = 2 << 30
 
@@ -74,14 +74,22 @@ def ask(owner: "Attributor", queries: Sequence[EncodedQuery]) -> Question:
 
 
 def from_index(
-    question: Question, index: Index, encoders: Mapping[str, SiteEncoder], folds: Sequence[Fold], scale: float
+    question: Question,
+    index: Index,
+    encoders: Mapping[str, SiteEncoder],
+    folds: Sequence[Fold],
+    scale: float,
+    plain: bool = True,
 ) -> None:
-    """Stream influence and gradient dot of every document out of an index; folds see [2Q, M]."""
+    """Stream scores of every document out of an index; folds see [2Q, M], influence then gradient dot.
+
+    Without `plain` they see influence alone, [Q, M].
+    """
     vectors: dict[str, NDArray[np.float32]] = {}
     for name, encoder in encoders.items():
         blocks = question.blocks[name]
-        both = torch.cat([encoder.query(blocks), encoder.query(blocks, plain=True)])
-        vectors[name] = both.float().cpu().numpy()
+        wanted = [encoder.query(blocks), *([encoder.query(blocks, plain=True)] if plain else [])]
+        vectors[name] = torch.cat(wanted).float().cpu().numpy()
     scan(index, index.layouts, vectors, folds, scale)
 
 
@@ -100,15 +108,27 @@ def from_model(
     advance: Advance,
 ) -> None:
     """Stream exact influence and gradient dot by running the model over the corpus, or over some documents of it."""
-    inverse = solved(question, encoders)
+    against(owner, [solved(question, encoders), question.blocks], folds, scale, candidates, advance)
+
+
+def against(
+    owner: "Attributor",
+    targets: Sequence[Mapping[str, Tensor]],
+    folds: Sequence[Fold],
+    scale: float,
+    candidates: NDArray[np.int64] | None,
+    advance: Advance,
+) -> None:
+    """Stream inner products of documents' gradients with fixed blocks, site -> [Q, O, I], by running the model."""
+    count = sum(len(next(iter(target.values()))) for target in targets)
     for share in owner.corpus.shares:
         windows = owner.corpus.share_windows(share)
         local = np.arange(len(windows)) if candidates is None else np.flatnonzero(np.isin(windows[:, 0], candidates))
         if not len(local):
             continue
-        scores = np.zeros((2 * len(question.queries), len(local)))
+        scores = np.zeros((count, len(local)))
         for places, examples, tokens in batches(owner, share.first_window + local.astype(np.int64)):
-            totals, _ = exact_scores(owner.runner, examples, inverse, question.blocks)
+            totals, _ = exact_scores(owner.runner, examples, *targets)
             scores[:, places] = totals[0].T.double().cpu().numpy()
             advance(tokens)
         documents, summed = by_document(windows[local], scores * scale)

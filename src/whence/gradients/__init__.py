@@ -4,6 +4,7 @@ recipe.py   the settings of an index
 encoder.py  from factors to codes, for documents and queries
 runner.py   a model over a batch, factors out
 passes.py   covariances, eigenvalues, codes, exact and token-wise scores
+self_scores.py  norms of gradients, self-influence
 """
 
 from whence.gradients.encoder import SiteEncoder, build_encoders
@@ -17,10 +18,20 @@ from whence.gradients.passes import (
 )
 from whence.gradients.recipe import AUTO_BYTES, Method, Recipe
 from whence.gradients.runner import Examples, Precision, Runner, language_examples, products
+from whence.gradients.self_scores import (
+    Bases,
+    Measured,
+    dots_and_squares,
+    measure_each,
+    measure_together,
+    squares_and_solved,
+)
 
 __all__ = [
     "AUTO_BYTES",
+    "Bases",
     "Examples",
+    "Measured",
     "Method",
     "Precision",
     "Recipe",
@@ -29,10 +40,14 @@ __all__ = [
     "add_covariances",
     "add_eigenvalue_squares",
     "build_encoders",
+    "dots_and_squares",
     "encode_documents",
     "exact_scores",
     "gradient_blocks",
     "language_examples",
+    "measure_each",
+    "measure_together",
     "products",
+    "squares_and_solved",
     "token_scores",
 ]
