@@ -13,7 +13,17 @@ capture.py     inputs and output gradients of every site, without weight gradien
 
 from whence.model.capture import Capture, Consumer, frozen, probe_sites
 from whence.model.dropout import has_dropout, set_dropout
-from whence.model.load import LoadedModel, language_inputs, load_model, load_tokenizer, resolve_device
+from whence.model.load import (
+    LoadedModel,
+    as_loaded,
+    config_fingerprint,
+    initial_model,
+    language_inputs,
+    load_model,
+    load_tokenizer,
+    read_config,
+    resolve_device,
+)
 from whence.model.objectives import CausalLM, Classification, LanguageInputs, Objective, SquaredError
 from whence.model.sites import block_of, coverage, find_sites, parameters_of
 from whence.model.train import optimise, reproducible
@@ -29,17 +39,21 @@ __all__ = [
     "Objective",
     "SquaredError",
     "Training",
+    "as_loaded",
     "block_of",
+    "config_fingerprint",
     "coverage",
     "find_sites",
     "frozen",
     "has_dropout",
+    "initial_model",
     "language_inputs",
     "load_model",
     "load_tokenizer",
     "optimise",
     "parameters_of",
     "probe_sites",
+    "read_config",
     "reproducible",
     "resolve_device",
     "set_dropout",

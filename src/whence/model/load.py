@@ -1,5 +1,6 @@
 """Loads a Hugging Face causal language model and puts batches on its device. Device handling is here and only here."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,21 @@ from whence.errors import InputError, ModelError
 from whence.interfaces import TokenBatch
 from whence.model.objectives import LanguageInputs
 
-__all__ = ["LoadedModel", "language_inputs", "load_model", "load_tokenizer", "resolve_device"]
+__all__ = [
+    "LoadedModel",
+    "as_loaded",
+    "config_fingerprint",
+    "initial_model",
+    "language_inputs",
+    "load_model",
+    "load_tokenizer",
+    "read_config",
+    "resolve_device",
+]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _CHUNK = 1 << 24
+_NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +130,82 @@ def load_model(
     if adapter is not None:
         model, trained = _load_adapter(model, adapter)
         fingerprint["adapter"] = _hash_weights(adapter, model, None)
-    model = model.to(where).eval()
-    base = model.get_base_model() if adapter is not None else model
+    return as_loaded(model.to(where), fingerprint, trained, reference + (f" + {adapter}" if adapter else ""))
+
+
+def initial_model(reference: str, *, seed: int, dtype: str = "float32", device: str = "auto") -> LoadedModel:
+    """A model of the same configuration with fresh weights; nothing but ``config.json`` is read.
+
+    Args:
+        reference: Directory or hub id.
+        seed: Decides the weights, which are drawn in float32 on the CPU and then cast, so that they do not depend on
+            dtype and device.
+        dtype: float32, bfloat16, float16, float64.
+        device: auto, cpu, cuda, cuda:N.
+
+    Raises:
+        ModelError: There is no configuration of a causal language model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    where = resolve_device(device)
+    config = read_config(reference)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        except ValueError as error:
+            raise ModelError(
+                f"{reference!r} is not a causal language model: {_first_line(error)}. Give one that is."
+            ) from error
+    model = model.to(where, _dtype(dtype, where))
+    return as_loaded(model, {"config": config_fingerprint(config)}, name=reference)
+
+
+def read_config(reference: str) -> Any:
+    """The transformers configuration of a directory or hub id.
+
+    Raises:
+        ModelError: There is none.
+    """
+    from transformers import AutoConfig
+
+    _check_directory(reference, "model")
+    try:
+        return AutoConfig.from_pretrained(reference)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"could not read the configuration of {reference!r}: {_first_line(error)}. Give a directory made by "
+            "save_pretrained, or the id of a causal language model on the hub."
+        ) from error
+
+
+def config_fingerprint(config: Any) -> str:
+    """Hash of what a configuration says of the model; not of where it lies, its precision or who wrote it."""
+    said = {key: value for key, value in config.to_dict().items() if key not in _NOT_OF_THE_MODEL}
+    return xxhash.xxh3_128_hexdigest(json.dumps(said, sort_keys=True, default=str).encode())
+
+
+def as_loaded(
+    model: Any,
+    fingerprint: dict[str, Any] | None = None,
+    trained: frozenset[str] | None = None,
+    name: str = "",
+) -> LoadedModel:
+    """A transformers causal language model (or PEFT's of one) that is in memory already, where it lies."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     context = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 2048
     return LoadedModel(
-        model=model,
-        device=where,
-        fingerprint=fingerprint,
+        model=model.eval(),
+        device=next(model.parameters()).device,
+        fingerprint=fingerprint or {},
         trained=trained,
         context=int(context),
         vocabulary=int(base.get_input_embeddings().num_embeddings),
         head=_name_of(model, base.get_output_embeddings()),
         takes_positions="position_ids" in _parameters_of(base.forward),
         packs=_packs(base),
-        name=reference + (f" + {adapter}" if adapter else ""),
+        name=name,
     )
 
 

@@ -1,0 +1,109 @@
+"""Windows of a corpus as batches that fit into memory, and the loss of each. Knows no optimizer."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from whence.data import Corpus, batch_from_sequences
+from whence.fidelity.places import Place, places
+from whence.interfaces import TokenBatch
+from whence.model import CausalLM, LoadedModel, Training, language_inputs
+
+__all__ = ["PIECE_TOKENS", "Piece", "Windows", "piece_loss"]
+
+PIECE_TOKENS = 1 << 14
+"""Padded tokens that go through the model at once; larger batches are summed over several passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Part of a batch.
+
+    Attributes:
+        batch: The part.
+        weights: 0 for windows that are there for dropout's sake alone, [E]; None is 1 for all.
+        divisor: Of the whole batch's loss.
+    """
+
+    batch: TokenBatch
+    weights: NDArray[np.float32] | None
+    divisor: int
+
+
+class Windows:
+    """All windows of a corpus in memory, and the batches of a training on some of them.
+
+    Attributes:
+        owners: Document of every window, int64 [E].
+        longest: Tokens of the longest window.
+    """
+
+    def __init__(self, corpus: Corpus, training: Training) -> None:
+        self.training = training
+        self.owners = corpus.documents_of_windows(np.arange(corpus.windows, dtype=np.int64))
+        self._examples = [corpus.window_tokens(row) for row in range(corpus.windows)]
+        self._lengths = np.array([len(tokens) for tokens, _ in self._examples], dtype=np.int64)
+        self._targets = np.array([int(mask.sum()) for _, mask in self._examples], dtype=np.int64)
+        self.longest = int(self._lengths.max(initial=0))
+
+    def batches(self, kept: NDArray[np.bool_], seed: int, dropout: bool) -> Iterator[list[Piece]]:
+        """The batches of a training on the documents `kept` [N], in order; an empty list where none of a batch is kept.
+
+        Where documents hold their places and dropout is on, windows that are left out stay in the batch at weight 0, so
+        that the others draw the same masks. Otherwise they are dropped, and the others differ by rounding alone.
+        """
+        for place in places(kept[self.owners], self.training, seed):
+            yield self._pieces(place, dropout)
+
+    def document(self, number: int) -> list[Piece]:
+        """One document as a batch of its own."""
+        rows = np.flatnonzero(self.owners == number)
+        return self._pieces(Place(rows, np.ones(len(rows), dtype=bool)), dropout=False)
+
+    def _pieces(self, place: Place, dropout: bool) -> list[Piece]:
+        """Cut where the full batch would be, and padded as wide."""
+        by_tokens = self.training.reduction == "tokens"
+        divisor = int(self._targets[place.examples].sum()) if by_tokens else len(place.examples)
+        width = int(self._lengths[place.examples].max())
+        size = max(1, PIECE_TOKENS // width)
+        cuts = (slice(start, start + size) for start in range(0, len(place.examples), size))
+        parts = ((place.examples[cut], place.present[cut]) for cut in cuts)
+        return [self._piece(rows, there, width, divisor, dropout) for rows, there in parts if there.any()]
+
+    def _piece(
+        self, rows: NDArray[np.int64], there: NDArray[np.bool_], width: int, divisor: int, dropout: bool
+    ) -> Piece:
+        if there.all() or not dropout:
+            return Piece(self._batch(rows[there], width), None, divisor)
+        return Piece(self._batch(rows, width), there.astype(np.float32), divisor)
+
+    def _batch(self, rows: NDArray[np.int64], width: int) -> TokenBatch:
+        return _widened(batch_from_sequences([self._examples[row] for row in rows], rows), width)
+
+
+def _widened(batch: TokenBatch, width: int) -> TokenBatch:
+    """The same with padding on the right up to `width` tokens."""
+    room = ((0, 0), (0, width - batch.input_ids.shape[1]))
+    return replace(
+        batch,
+        input_ids=np.pad(batch.input_ids, room),
+        attention_mask=np.pad(batch.attention_mask, room),
+        loss_mask=np.pad(batch.loss_mask, room),
+        segments=np.pad(batch.segments, room, constant_values=-1),
+    )
+
+
+def piece_loss(loaded: LoadedModel) -> Callable[[nn.Module, Piece], Tensor]:
+    """What a piece adds to the loss of its batch."""
+
+    def loss(model: nn.Module, piece: Piece) -> Tensor:
+        losses = CausalLM().losses(model, language_inputs(piece.batch, loaded))
+        if piece.weights is not None:
+            losses = losses * torch.from_numpy(piece.weights).to(losses)
+        return losses.sum() / piece.divisor
+
+    return loss

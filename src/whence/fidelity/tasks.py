@@ -1,0 +1,317 @@
+"""What is trained again and again, and the queries that are asked of it. Knows no disk but the corpus and the model.
+
+Axes: N documents, E examples (windows of documents), Q queries. A query's loss is -log p of its completion, minus the
+contrast's where there is one, in nats.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+from torch import nn
+
+from whence.data import batch_from_sequences, open_corpus
+from whence.errors import InputError
+from whence.fidelity.pieces import Windows, piece_loss
+from whence.fidelity.places import steps_of
+from whence.interfaces import EncodedQuery, EncodedText, Query
+from whence.model import (
+    CausalLM,
+    LoadedModel,
+    Training,
+    as_loaded,
+    config_fingerprint,
+    has_dropout,
+    initial_model,
+    language_inputs,
+    load_model,
+    optimise,
+    read_config,
+    reproducible,
+    set_dropout,
+)
+
+__all__ = ["LanguageTask", "Report", "Task", "Trained", "content_hash", "refuse_empty", "training_fingerprint"]
+
+Report = Callable[[int, int, float], None]
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained model, and the loss of every step before its update."""
+
+    model: nn.Module
+    losses: tuple[float, ...]
+
+    @property
+    def final_loss(self) -> float:
+        """Mean training loss over the last tenth of the steps; nan if no step met a document."""
+        last = self.losses[-max(1, len(self.losses) // 10) :]
+        return float(np.mean(last)) if last else math.nan
+
+
+class Task(Protocol):
+    """A training that can be repeated on any part of its corpus, and the losses it is asked for.
+
+    Attributes:
+        training: How it trains.
+        fingerprint: All that decides the trained model but for the training set and the seed; never the queries.
+    """
+
+    training: Training
+
+    @property
+    def documents(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """See above; plain JSON, without levels, so that a difference can be named."""
+        ...
+
+    @property
+    def query_keys(self) -> tuple[str, ...]:
+        """One hash of the content of each query, [Q]."""
+        ...
+
+    @property
+    def query_records(self) -> Mapping[str, Any]:
+        """What each key stands for, as JSON."""
+        ...
+
+    def steps(self, kept: Bools) -> int:
+        """Training steps on the documents `kept` [N]."""
+        ...
+
+    def fit(self, kept: Bools, seed: int, report: Report | None = None, stop: int | None = None) -> Trained:
+        """Train on the documents `kept` [N]; `stop` ends after so many steps of the whole schedule, to time them."""
+        ...
+
+    def train(self, kept: Bools, seed: int, report: Report | None = None) -> nn.Module:
+        """The model of `fit` alone."""
+        ...
+
+    def losses(self, model: nn.Module) -> Floats:
+        """Query losses [Q] of a model."""
+        ...
+
+
+class LanguageTask:
+    """Trains a causal language model on documents of a corpus; a document's windows come and go together.
+
+    Args:
+        corpus: Folder of an ingested corpus (``run/corpus``).
+        start: Model directory or hub id.
+        training: How to train.
+        queries: Encoded with the same tokenizer.
+        scratch: Start from fresh weights, which the seed decides, of the same configuration. Otherwise from the stored
+            ones (training further, fine-tuning); the seed then decides order and dropout alone.
+        adapter: PEFT adapter to start from; then only what it trains is trained.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        InputError: The corpus was tokenised for another model, or an adapter is to be trained from scratch.
+        ModelError: The model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        corpus: str | Path,
+        start: str | Path,
+        training: Training,
+        queries: Sequence[EncodedQuery],
+        *,
+        scratch: bool = False,
+        adapter: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        if scratch and adapter is not None:
+            raise InputError("an adapter cannot be trained from scratch: its base model would be noise; drop one.")
+        self.corpus = open_corpus(Path(corpus))
+        self.start, self.adapter, self.scratch, self.device = str(start), adapter, scratch, device
+        self.training, self.queries = training, tuple(queries)
+        self.windows = Windows(self.corpus, training)
+
+    @property
+    def documents(self) -> int:
+        """N."""
+        return self.corpus.documents
+
+    @cached_property
+    def query_records(self) -> Mapping[str, Any]:
+        """Tokens, and places of those that are asked for, by key."""
+        records = (_query_record(query) for query in self.queries)
+        return {content_hash(_canonical(record)): record for record in records}
+
+    @cached_property
+    def query_keys(self) -> tuple[str, ...]:
+        """Hashes of the tokens and masks, [Q]; a query's name is no part of it."""
+        return tuple(content_hash(_canonical(_query_record(query))) for query in self.queries)
+
+    @cached_property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Training, corpus, and the start's weights or, from scratch, configuration."""
+        if self.scratch:
+            start: dict[str, Any] = {"config": config_fingerprint(read_config(self.start))}
+        else:
+            start = {key: value for key, value in self.loaded.fingerprint.items() if key != "dtype"}
+        return {
+            "task": "language",
+            "corpus": self.corpus.fingerprint,
+            "scratch": self.scratch,
+            **{f"start.{key}": value for key, value in start.items()},
+            **training_fingerprint(self.training),
+        }
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The start with its stored weights."""
+        return load_model(self.start, adapter=self.adapter, dtype=self.training.dtype, device=self.device)
+
+    def initial(self, seed: int) -> LoadedModel:
+        """A model of its own to train: fresh weights, or a copy of the stored ones."""
+        if self.scratch:
+            loaded = initial_model(self.start, seed=seed, dtype=self.training.dtype, device=self.device)
+        else:
+            loaded = replace(self.loaded, model=copy.deepcopy(self.loaded.model))
+        self._refuse_misfit(loaded)
+        if self.training.dropout is not None:
+            set_dropout(loaded.model, self.training.dropout)
+        return loaded
+
+    def steps(self, kept: Bools) -> int:
+        """Training steps on the documents `kept` [N]."""
+        return steps_of(kept[self.windows.owners], self.training)
+
+    def fit(self, kept: Bools, seed: int, report: Report | None = None, stop: int | None = None) -> Trained:
+        """Train on the documents `kept` [N]; `stop` ends after so many steps of the whole schedule, to time them.
+
+        Raises:
+            NumericalError: The loss is not finite.
+            InputError: No document is kept.
+        """
+        refuse_empty(kept, self.documents)
+        with reproducible(self.training):
+            loaded = self.initial(seed)
+            batches = islice(self.windows.batches(kept, seed, has_dropout(loaded.model)), stop)
+            losses = optimise(
+                loaded.model, batches, piece_loss(loaded), self.steps(kept), self.training, seed=seed, report=report
+            )
+        return Trained(loaded.model, tuple(losses))
+
+    def train(self, kept: Bools, seed: int, report: Report | None = None) -> nn.Module:
+        """The model of `fit` alone."""
+        return self.fit(kept, seed, report).model
+
+    def losses(self, model: nn.Module) -> Floats:
+        """Query losses [Q], each asked for alone, so that no other query and no padding has a say."""
+        model.eval()
+        with torch.no_grad(), reproducible(self.training):
+            loaded = as_loaded(model)
+            return np.array([_query_loss(loaded, query) for query in self.queries], dtype=np.float64)
+
+    def spec(self) -> dict[str, Any]:
+        """What another process needs to make the same task, as JSON."""
+        return {
+            "corpus": str(self.corpus.folder.absolute()),
+            "start": self.start,
+            "training": self.training.model_dump(mode="json"),
+            "queries": [{"id": query.id, **_query_record(query)} for query in self.queries],
+            "scratch": self.scratch,
+            "adapter": self.adapter,
+            "device": self.device,
+        }
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> "LanguageTask":
+        """The task that `spec` describes."""
+        return cls(
+            spec["corpus"],
+            spec["start"],
+            Training.model_validate(spec["training"]),
+            [_query_of(record) for record in spec["queries"]],
+            scratch=spec["scratch"],
+            adapter=spec["adapter"],
+            device=spec["device"],
+        )
+
+    def _refuse_misfit(self, loaded: LoadedModel) -> None:
+        longest = self.windows.longest
+        if self.corpus.config.vocabulary > loaded.vocabulary or longest > loaded.context:
+            raise InputError(
+                f"the corpus was tokenised for another model: it has windows of up to {longest} tokens of a vocabulary "
+                f"of {self.corpus.config.vocabulary}; {self.start} takes {loaded.context} of {loaded.vocabulary}."
+            )
+
+
+def training_fingerprint(training: Training) -> dict[str, Any]:
+    """The settings one by one, but for the number of threads, which moves the last bits alone."""
+    return {f"training.{key}": value for key, value in training.model_dump(mode="json").items() if key != "threads"}
+
+
+def content_hash(text: str) -> str:
+    """Hash of a text, 32 hexadecimal digits."""
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def refuse_empty(kept: Bools, documents: int) -> None:
+    """Refuse a training set of nothing, or of another corpus.
+
+    Raises:
+        InputError: See above.
+    """
+    if kept.shape != (documents,) or not kept.any():
+        raise InputError(
+            f"a training set is one truth value for each of {documents} documents, at least one of them true; got "
+            f"shape {kept.shape} with {int(kept.sum())} true."
+        )
+
+
+def _canonical(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, sort_keys=True)
+
+
+def _query_loss(loaded: LoadedModel, query: EncodedQuery) -> float:
+    loss = _text_loss(loaded, query.text)
+    return loss if query.contrast is None else loss - _text_loss(loaded, query.contrast)
+
+
+def _text_loss(loaded: LoadedModel, text: EncodedText) -> float:
+    """-log p of the tokens asked for, summed in double precision."""
+    inputs = language_inputs(batch_from_sequences([(text.tokens, text.loss_mask)]), loaded)
+    return float(CausalLM().token_losses(loaded.model, inputs).double().sum())
+
+
+def _text_record(text: EncodedText) -> dict[str, list[int]]:
+    return {"tokens": text.tokens.tolist(), "targets": np.flatnonzero(text.loss_mask).tolist()}
+
+
+def _query_record(query: EncodedQuery) -> dict[str, Any]:
+    """Tokens and asked-for places of a query; not its name."""
+    contrast = None if query.contrast is None else _text_record(query.contrast)
+    return {"text": _text_record(query.text), "contrast": contrast}
+
+
+def _text_of(record: Mapping[str, Any]) -> EncodedText:
+    tokens = np.array(record["tokens"], dtype=np.int64)
+    mask = np.zeros(len(tokens), dtype=bool)
+    mask[record["targets"]] = True
+    return EncodedText(tokens, mask, ())
+
+
+def _query_of(record: Mapping[str, Any]) -> EncodedQuery:
+    contrast = None if record["contrast"] is None else _text_of(record["contrast"])
+    return EncodedQuery(Query(id=record["id"], completion=""), record["id"], _text_of(record["text"]), contrast)
