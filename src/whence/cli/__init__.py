@@ -1,7 +1,9 @@
 """The command line.
 
 options.py   options that commands share, and how they become settings
+opening.py   opening a run, doing its work with progress
 commands.py  fit, index, merge, trace, report, coverage, demo
+lab.py       evaluate, tune
 tables.py    what is printed that is not a result of a trace
 """
 

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whence.cli import options as o
+from whence.cli.lab import evaluate, tune
+from whence.cli.opening import DEFAULT_RUN, console_of, open_run, work
 from whence.errors import InputError, QueryError
 
 if TYPE_CHECKING:
-    from whence.attributor import Attributor, Step
+    from whence.attributor import Attributor
 
 app = typer.Typer(
     name="whence",
@@ -19,57 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-_DEFAULT_RUN = Path("whence-run")
-
-
-def _console(stderr: bool = False) -> Any:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False)
-
-
-def _open(run: Path, model: str | None, data: list[str] | None, values: dict[str, Any], device: str) -> "Attributor":
-    from transformers.utils import logging
-
-    from whence.attributor import Attributor
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    owner = Attributor(run, model=model, data=data or (), settings=o.settings(values), device=device)
-    got = owner.coverage
-    _console(stderr=True).print(
-        f"{owner.loaded.name}: {len(owner.sites)} sites, {got.share:.1%} of {got.parameters:,} parameters attributed "
-        f"(coverage.json lists the rest)",
-        style="dim",
-        markup=False,
-    )
-    return owner
-
-
-def _shares(text: str | None) -> tuple[int, int]:
-    from whence.runs import parse_shares
-
-    try:
-        return parse_shares(text)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def _work(owner: "Attributor", steps: "list[Step]", shares: str | None) -> bool:
-    """Do this worker's share; whether everything is over."""
-    from whence.launch import run_here, waiting
-
-    console = _console(stderr=True)
-    left = run_here(steps, console, _shares(shares))
-    if left is None:
-        return True
-    done, total = waiting(left)
-    console.print(
-        f"This worker's share of '{left.name}' is done; {done} of {total} items are there. When the other workers have "
-        f"finished theirs, run the same command again (or `whence merge --run {owner.run.path}`).",
-        markup=False,
-    )
-    return False
 
 
 def _corpus_line(owner: "Attributor") -> str:
@@ -85,7 +36,7 @@ def _corpus_line(owner: "Attributor") -> str:
 
 @app.command()
 def fit(
-    run: o.RUN = _DEFAULT_RUN,
+    run: o.RUN = DEFAULT_RUN,
     model: o.MODEL = None,
     data: o.DATA = None,
     config: o.CONFIG = None,
@@ -112,10 +63,10 @@ def fit(
     from whence.attributor import fit_steps
     from whence.runs import is_done, read_json
 
-    owner = _open(run, model, data, locals(), device)
-    if not _work(owner, fit_steps(owner), shares):
+    owner = open_run(run, model, data, locals(), device)
+    if not work(owner, fit_steps(owner), shares):
         return
-    console = _console()
+    console = console_of()
     console.print(_corpus_line(owner), markup=False)
     folder = owner.run.curvature / "eigenvalues"
     if is_done(folder):
@@ -135,7 +86,7 @@ def fit(
 
 @app.command()
 def index(
-    run: o.RUN = _DEFAULT_RUN,
+    run: o.RUN = DEFAULT_RUN,
     model: o.MODEL = None,
     data: o.DATA = None,
     config: o.CONFIG = None,
@@ -158,16 +109,16 @@ def index(
     from whence.gradients import Recipe
 
     values = {key: value for key, value in locals().items() if key not in ("method", "precision")}
-    owner = _open(run, model, data, values, device)
+    owner = open_run(run, model, data, values, device)
     chosen = {key: value for key, value in (("method", method), ("precision", precision)) if value is not None}
     from whence.attributor.config import checked
 
     recipe = checked(Recipe, {**owner.config.recipe.model_dump(), **chosen}).resolved(owner.sites)
-    if not _work(owner, fit_steps(owner), shares):
+    if not work(owner, fit_steps(owner), shares):
         return
     _estimate(owner, recipe)
-    if _work(owner, index_steps(owner, recipe), shares):
-        console = _console()
+    if work(owner, index_steps(owner, recipe), shares):
+        console = console_of()
         console.print(_corpus_line(owner), markup=False)
         size = recipe.bytes_per_row(owner.sites)
         console.print(f"Index: {recipe.name}, {size:,} bytes per window of {owner.corpus.windows:,}", markup=False)
@@ -194,7 +145,7 @@ def _estimate(owner: "Attributor", recipe: Any) -> None:
     if all(is_done(owner.run.index / recipe.name / share.name) for share in owner.corpus.shares):
         return
     there = sum(file.stat().st_size for file in (owner.run.index / recipe.name).glob("*/codes.npy"))
-    _console(stderr=True).print(
+    console_of(stderr=True).print(
         f"Index {recipe.name}: {_bytes(size)} for {owner.corpus.windows:,} windows ({_bytes(free)} free)",
         style="dim",
         markup=False,
@@ -207,14 +158,14 @@ def _estimate(owner: "Attributor", recipe: Any) -> None:
 
 
 @app.command()
-def merge(run: o.RUN = _DEFAULT_RUN, device: o.DEVICE = "auto") -> None:
+def merge(run: o.RUN = DEFAULT_RUN, device: o.DEVICE = "auto") -> None:
     """Merge what workers with --shares have finished, and say what is still missing; can run any time."""
     from whence.attributor import fit_steps, index_steps
     from whence.launch import merge as merge_steps
     from whence.launch import waiting
 
-    owner = _open(run, None, None, {}, device)
-    console = _console()
+    owner = open_run(run, None, None, {}, device)
+    console = console_of()
     left = merge_steps([*fit_steps(owner), *index_steps(owner)])
     if left is None:
         console.print("Everything is merged; the run can be traced.", markup=False)
@@ -225,7 +176,7 @@ def merge(run: o.RUN = _DEFAULT_RUN, device: o.DEVICE = "auto") -> None:
 
 @app.command()
 def trace(
-    run: o.RUN = _DEFAULT_RUN,
+    run: o.RUN = DEFAULT_RUN,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What the model was asked.")] = "",
     completion: Annotated[
         str | None, typer.Option("--completion", "-a", help="What it answered.", show_default=False)
@@ -282,20 +233,20 @@ def trace(
     if out is not None and out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; give a folder, which is made if it does not exist.")
     chosen = None if candidates is None else _lines(candidates)
-    owner = _open(run, model, data, locals(), device)
+    owner = open_run(run, model, data, locals(), device)
     owner.encode_queries(queries)  # a query that cannot be used is refused before hours of fitting
-    if not _work(owner, fit_steps(owner), None):
+    if not work(owner, fit_steps(owner), None):
         return
     searched = not exact and candidates is None
     if index_name is None and searched and all(typed is None for typed in (config, damping, weight_decay, method)):
         index_name = _made(owner)
     if index_name is None and searched:
         _estimate(owner, owner.recipe())
-        if not _work(owner, index_steps(owner), None):
+        if not work(owner, index_steps(owner), None):
             return
     source = "\n".join([index_name or owner.recipe().name, *(["exact"] if exact else []), *(chosen or ())])
     folder = out or owner.run.traces / trace_name(queries, source)
-    with progress(_console(stderr=True)) as report:
+    with progress(console_of(stderr=True)) as report:
         result = owner.trace(
             queries,
             k=top,
@@ -307,7 +258,7 @@ def trace(
             report=report,
         )
     written = save(result, folder)
-    console = _console()
+    console = console_of()
     show(result, console, limit=top)
     console.print(f"Page: {written['page']}", markup=False, soft_wrap=True)
 
@@ -318,7 +269,7 @@ def _made(owner: "Attributor") -> str | None:
     if not names or owner.recipe().name in names:
         return None
     name: str = owner.open_index().folder.name
-    _console(stderr=True).print(f"Index {name}", style="dim", markup=False)
+    console_of(stderr=True).print(f"Index {name}", style="dim", markup=False)
     return name
 
 
@@ -356,7 +307,7 @@ def report(
     from whence.report import load, save, show
 
     result = load(folder)
-    console = _console()
+    console = console_of()
     show(result, console, limit=top)
     console.print(f"Page: {save(result, folder)['page']}", markup=False, soft_wrap=True)
 
@@ -378,7 +329,7 @@ def coverage(
     if as_json:
         typer.echo(got.model_dump_json(indent=1))
     else:
-        _console().print(coverage_table(got))
+        console_of().print(coverage_table(got))
 
 
 @app.command()
@@ -390,4 +341,8 @@ def demo(
     """Train a small model on the Python library's documentation with planted false claims, and trace them."""
     from whence.demo import run_demo
 
-    run_demo(out, seed=seed, small=small, console=_console())
+    run_demo(out, seed=seed, small=small, console=console_of())
+
+
+app.command()(evaluate)
+app.command()(tune)

@@ -1,0 +1,364 @@
+"""`whence evaluate` and `whence tune`: how true the scores are, measured by retraining; torch is loaded inside."""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from whence.cli import options as o
+from whence.cli.opening import DEFAULT_RUN, console_of, open_run, shares_of, work
+from whence.errors import InputError, QueryError
+
+if TYPE_CHECKING:
+    from whence.attributor import Attributor
+    from whence.fidelity import Lab, MethodSpec, Start
+    from whence.interfaces import Query
+
+__all__ = ["evaluate", "tune"]
+
+_LONG_HOURS = 12.0
+_RECIPES = ("training.json", "training.toml", "trainer_state.json")
+
+QUERY = Annotated[
+    str | None,
+    typer.Option(
+        "--query",
+        "-q",
+        help="JSONL or CSV of queries, best 16 or more that are not in the corpus (default: those traced in the run).",
+        show_default=False,
+    ),
+]
+TRAINING = Annotated[
+    Path | None,
+    typer.Option(
+        help="How the model was trained: TOML or JSON of whence's own settings, or a Hugging Face TrainingArguments as "
+        "JSON or YAML (default: training.json or trainer_state.json beside the model).",
+        show_default=False,
+    ),
+]
+START = Annotated[
+    str,
+    typer.Option(help="Where retraining starts: scratch, model (the run's own), or a directory (before fine-tuning)."),
+]
+SUBSETS = Annotated[int, typer.Option(min=3, help="Random half corpora to train on.")]
+SEEDS = Annotated[int, typer.Option(min=1, help="Models trained on each; with 1 there is no noise ceiling.")]
+WORKERS = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes that train at once (default: one per core or GPU).", show_default=False),
+]
+YES = Annotated[bool, typer.Option("--yes", help=f"Train even if that takes more than {_LONG_HOURS:g} hours.")]
+
+
+def evaluate(
+    run: o.RUN = DEFAULT_RUN,
+    query: QUERY = None,
+    training: TRAINING = None,
+    start: START = "scratch",
+    measures: Annotated[
+        str,
+        typer.Option(
+            help="What to measure, with commas: lds, loo, removal, further-training, tail-patch, recall, mrr, "
+            "mislabel; or all. recall and mrr need queries whose metadata names 'gold' document ids, mislabel documents that are "
+            "marked 'bad'."
+        ),
+    ] = "lds,tail-patch,recall,mrr,mislabel",
+    subsets: SUBSETS = 64,
+    seeds: SEEDS = 2,
+    share: Annotated[float, typer.Option(help="Share of the documents that each random subset keeps.")] = 0.5,
+    removed: Annotated[
+        int, typer.Option("--removed", "-k", min=1, help="Top documents to remove together, and to patch one by one.")
+    ] = 8,
+    removal_queries: Annotated[int, typer.Option(min=1, help="Queries whose top documents are removed.")] = 8,
+    left_out: Annotated[int, typer.Option(min=2, help="Documents left out one at a time.")] = 24,
+    further_epochs: Annotated[float, typer.Option(help="Length of further training.")] = 1.0,
+    pareto: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file of methods to compare on fidelity against cost; 'default' takes whence's own list.",
+            show_default=False,
+        ),
+    ] = None,
+    scores: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another tool's scores to measure, as [name=]path: a kronfluence or bergson folder, or an array "
+            "[queries, documents]. Can be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Certify scores made by running the model, not the index.")
+    ] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what the retraining would cost, and stop.")] = False,
+    yes: YES = False,
+    workers: WORKERS = None,
+    shares: o.SHARES = None,
+    model: o.MODEL = None,
+    data: o.DATA = None,
+    config: o.CONFIG = None,
+    device: o.DEVICE = "auto",
+) -> None:
+    """Measure how true a run's scores are against retrained models, and store the certificate that every page shows."""
+    from whence.fidelity import LabSettings, evaluate_lab
+    from whence.report import save_lab, show_certificate, show_lab
+
+    settings = _settings(
+        LabSettings,
+        measures=_measures(measures),
+        subsets=subsets,
+        seeds=seeds,
+        share=share,
+        removed=removed,
+        removal_queries=removal_queries,
+        left_out=left_out,
+        further_epochs=further_epochs,
+    )
+    specs = [*_methods(pareto), *_imported(scores or ())]
+    owner = open_run(run, model, data, {"config": config}, device)
+    if not _ready(owner):
+        return
+    lab = _lab(owner, query, training, start, settings, workers, shares)
+    if _said_cost(lab, estimate, yes):
+        return
+    with _progress() as report:
+        found = evaluate_lab(_with(lab, report), specs, exact=exact, command=_typed())
+    written = save_lab(found.result, owner.run.fidelity / "lab")
+    console = console_of()
+    show_lab(found.result, console)
+    show_certificate(found.certificate, console)
+    console.print(f"Page: {written['page']}", markup=False, soft_wrap=True)
+
+
+def tune(
+    run: o.RUN = DEFAULT_RUN,
+    query: QUERY = None,
+    training: TRAINING = None,
+    start: START = "scratch",
+    budget_bytes: Annotated[
+        float | None, typer.Option(help="Most bytes stored per document (default: no limit).", show_default=False)
+    ] = None,
+    budget_passes: Annotated[
+        float | None,
+        typer.Option(
+            help="Most work, in forward+backward passes over the corpus, fit and index included (default: no limit).",
+            show_default=False,
+        ),
+    ] = None,
+    subsets: SUBSETS = 64,
+    seeds: SEEDS = 2,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what the retraining would cost, and stop.")] = False,
+    yes: YES = False,
+    workers: WORKERS = None,
+    shares: o.SHARES = None,
+    device: o.DEVICE = "auto",
+) -> None:
+    """Pick damping, sites and codes for a budget on one half of the bank; report what was gained on the other."""
+    from whence.cli.tables import tuned_table
+    from whence.fidelity import Budget, LabSettings, save_tuned, tune_lab
+
+    settings = _settings(LabSettings, measures=("lds",), subsets=subsets, seeds=seeds)
+    owner = open_run(run, None, None, {}, device)
+    if not _ready(owner):
+        return
+    lab = _lab(owner, query, training, start, settings, workers, shares)
+    if _said_cost(lab, estimate, yes):
+        return
+    with _progress() as report:
+        found = tune_lab(_with(lab, report), Budget(budget_bytes, budget_passes))
+    path = save_tuned(found, owner.run)
+    console = console_of()
+    console.print(tuned_table(found))
+    console.print(_gain(found), markup=False)
+    console.print(
+        f"Settings: {path}\nUse them in a new run: whence trace --run NEW --config {path} …",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+# ---------------------------------------------------------------------- what was typed
+
+
+def _settings(kind: Any, **values: Any) -> Any:
+    from whence.attributor.config import checked
+
+    return checked(kind, values)
+
+
+def _measures(typed: str) -> tuple[str, ...]:
+    from whence.fidelity.lab_settings import MEASURES
+
+    names = tuple(name.strip() for name in typed.split(",") if name.strip())
+    if names == ("all",):
+        return MEASURES
+    unknown = [name for name in names if name not in MEASURES]
+    if unknown or not names:
+        raise InputError(f"--measures takes {', '.join(MEASURES)} with commas between, or all; got {typed!r}.")
+    return names
+
+
+def _methods(pareto: Path | None) -> "tuple[MethodSpec, ...]":
+    from whence.fidelity import default_methods, load_methods
+
+    if pareto is None:
+        return ()
+    return default_methods() if str(pareto) == "default" else load_methods(pareto)
+
+
+def _imported(typed: Sequence[str]) -> "list[MethodSpec]":
+    from whence.fidelity import MethodSpec
+
+    pairs = [text.partition("=") if "=" in text else (Path(text).name, "", text) for text in typed]
+    for name, _, path in pairs:
+        if not path or not Path(path).exists():
+            raise InputError(f"--scores {name}={path}: there is no such file or folder.")
+    return [MethodSpec(name=name, scores=path) for name, _, path in pairs]
+
+
+def _queries(owner: "Attributor", path: str | None) -> "list[Query]":
+    """The queries of a file, or those that were traced in the run."""
+    from whence.data import load_queries
+    from whence.interfaces import Query
+    from whence.report import load
+
+    if path is not None:
+        return load_queries(path)
+    found: dict[tuple[str, str, str | None], Query] = {}
+    for folder in sorted(owner.run.traces.glob("*/result.json")):
+        for trace in load(folder.parent).traces:
+            key = (trace.prompt, trace.completion, trace.contrast)
+            found[key] = Query(
+                id=f"q{len(found) + 1}", prompt=trace.prompt, completion=trace.completion, contrast=trace.contrast
+            )
+    if not found:
+        raise QueryError(
+            "whose answers should be measured? Give --query with a JSONL file of questions and answers, best 16 or "
+            "more that are not in the corpus; or trace some first, and those are taken."
+        )
+    return list(found.values())
+
+
+def _training(owner: "Attributor", path: Path | None) -> Any:
+    from whence.fidelity import load_training
+
+    model = Path(owner.config.model.model)
+    places = [path] if path is not None else [model / name for name in _RECIPES if (model / name).is_file()]
+    if not places:
+        raise InputError(
+            f"how was the model trained? There is no {', '.join(_RECIPES)} beside {model}; give --training with a TOML "
+            'file such as\n  optimizer = "adamw"\n  learning_rate = 3e-4\n  epochs = 3\n  batch = 16'
+        )
+    training, notes = load_training(places[0])
+    for note in notes:
+        console_of(stderr=True).print(f"{places[0]}: {note}", style="dim", markup=False)
+    return training
+
+
+def _start(owner: "Attributor", typed: str) -> "Start":
+    from whence.fidelity import Start
+
+    model = owner.config.model
+    if typed == "scratch":
+        if model.adapter is not None:
+            raise InputError("an adapter is not trained from scratch; give --start model, or a directory.")
+        return Start(model.model, True)
+    if typed == "model":
+        return Start(model.model, False, model.adapter)
+    if not Path(typed).is_dir():
+        raise InputError(f"--start takes scratch, model, or a model directory; there is no directory {typed!r}.")
+    return Start(typed, False)
+
+
+# ---------------------------------------------------------------------- the laboratory
+
+
+def _ready(owner: "Attributor") -> bool:
+    from whence.attributor import fit_steps
+
+    return work(owner, fit_steps(owner), None)
+
+
+def _lab(
+    owner: "Attributor",
+    query: str | None,
+    training: Path | None,
+    start: str,
+    settings: Any,
+    workers: int | None,
+    shares: str | None,
+) -> "Lab":
+    from whence.fidelity import Lab
+
+    queries = _queries(owner, query)
+    how = _training(owner, training)
+    return Lab(
+        owner=owner,
+        queries=queries,
+        encoded=owner.encode_queries(queries),
+        training=how,
+        start=_start(owner, start),
+        settings=settings,
+        workers=workers or _default_workers(how.threads),
+        shares=shares_of(shares),
+    )
+
+
+def _default_workers(threads: int) -> int:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.device_count()
+    return max(
+        1, len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)) // threads
+    )
+
+
+def _with(lab: "Lab", report: Any) -> "Lab":
+    from dataclasses import replace
+
+    return replace(lab, report=report)
+
+
+def _said_cost(lab: "Lab", stop: bool, yes: bool) -> bool:
+    """Say what retraining costs; whether that was all that was asked for.
+
+    Raises:
+        InputError: It takes very long and that was not accepted.
+    """
+    from whence.fidelity import expected_cost
+
+    cost = expected_cost(lab)
+    console_of(stderr=not stop).print(cost.line, markup=False)
+    if stop:
+        return True
+    if cost.seconds > _LONG_HOURS * 3600 and not yes:
+        raise InputError(
+            f"that is more than {_LONG_HOURS:g} hours. Accept it with --yes, share it among machines with --shares "
+            "i/n, train less (--subsets, --seeds, --measures tail-patch), or shorter (--training)."
+        )
+    return False
+
+
+def _progress() -> Any:
+    from whence.launch import progress
+
+    return progress(console_of(stderr=True))
+
+
+def _typed() -> str:
+    """The command as typed, for the record; the program by its name."""
+    return shlex.join(["whence", *sys.argv[1:]])
+
+
+def _gain(found: Any) -> str:
+    gain = found.gain
+    sure = "more than chance" if gain.low > 0 else "not told apart from chance"
+    return (
+        f"On the half that had no part in the choice: LDS {found.chosen_lds.value:.3f} against "
+        f"{found.default_lds.value:.3f} with the run's settings, a gain of {gain.value:+.3f} (95 % {gain.low:+.3f} to "
+        f"{gain.high:+.3f}): {sure}."
+    )

@@ -1,0 +1,67 @@
+"""What every command does first: open a run, find its shares, do the work with a progress bar."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whence.cli import options as o
+from whence.errors import InputError
+
+if TYPE_CHECKING:
+    from whence.attributor import Attributor, Step
+
+__all__ = ["DEFAULT_RUN", "console_of", "open_run", "shares_of", "work"]
+
+DEFAULT_RUN = Path("whence-run")
+
+
+def console_of(stderr: bool = False) -> Any:
+    """A console for results, or for remarks."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def open_run(run: Path, model: str | None, data: list[str] | None, values: dict[str, Any], device: str) -> "Attributor":
+    """Open or make a run, and say how much of the model is attributed."""
+    from transformers.utils import logging
+
+    from whence.attributor import Attributor
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    owner = Attributor(run, model=model, data=data or (), settings=o.settings(values), device=device)
+    got = owner.coverage
+    console_of(stderr=True).print(
+        f"{owner.loaded.name}: {len(owner.sites)} sites, {got.share:.1%} of {got.parameters:,} parameters attributed "
+        f"(coverage.json lists the rest)",
+        style="dim",
+        markup=False,
+    )
+    return owner
+
+
+def shares_of(text: str | None) -> tuple[int, int]:
+    """Read --shares."""
+    from whence.runs import parse_shares
+
+    try:
+        return parse_shares(text)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def work(owner: "Attributor", steps: "list[Step]", shares: str | None) -> bool:
+    """Do this worker's share; whether everything is over."""
+    from whence.launch import run_here, waiting
+
+    console = console_of(stderr=True)
+    left = run_here(steps, console, shares_of(shares))
+    if left is None:
+        return True
+    done, total = waiting(left)
+    console.print(
+        f"This worker's share of '{left.name}' is done; {done} of {total} items are there. When the other workers have "
+        f"finished theirs, run the same command again (or `whence merge --run {owner.run.path}`).",
+        markup=False,
+    )
+    return False
