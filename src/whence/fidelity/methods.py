@@ -29,7 +29,7 @@ from whence.errors import InputError
 from whence.gradients import Method, Recipe
 from whence.interfaces import MethodKind
 
-__all__ = ["BLOCKS", "Baseline", "Format", "MethodSpec", "default_methods", "load_methods"]
+__all__ = ["BLOCKS", "Baseline", "Format", "MethodSpec", "default_methods", "load_methods", "method_of"]
 
 Baseline = Literal["random", "length", "loss", "bm25", "tfidf", "representation", "gradient-dot", "gradient-cosine"]
 Format = Literal["auto", "array", "kronfluence", "bergson"]
@@ -162,6 +162,32 @@ class MethodSpec(BaseModel):
         if self.kind == "influence":
             given |= {"bits": self.bits}
         return {key: ", ".join(map(str, v)) if isinstance(v, tuple | list) else v for key, v in given.items()}
+
+
+def method_of(recipe: Recipe, sites: Sequence[str] = ()) -> MethodSpec:
+    """The method that an index of a run is, so that it can be measured beside others.
+
+    Args:
+        recipe: The index's.
+        sites: Patterns within the run's own sites; all of them if empty.
+
+    Raises:
+        InputError: Its damping is absolute, which no method of the lab has.
+    """
+    rule = recipe.damping
+    if recipe.method != "identity" and rule.kind == "absolute":
+        raise InputError(
+            f"the index {recipe.name} is damped by {rule}, and methods take 'damping' (a multiple of the mean "
+            "eigenvalue) or 'weight_decay'; measure one of those."
+        )
+    given: dict[str, Any] = {"curvature": recipe.method, "bits": recipe.bits, "projection": recipe.projection}
+    if sites:
+        given["sites"] = tuple(sites)
+    if recipe.coordinates is not None:
+        given["coordinates"] = recipe.coordinates
+    if recipe.method != "identity":
+        given["damping" if rule.kind == "relative" else "weight_decay"] = rule.value
+    return MethodSpec.model_validate(given)
 
 
 def _title(spec: MethodSpec) -> str:
