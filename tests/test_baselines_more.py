@@ -1,4 +1,4 @@
-"""Baselines beside BM25: TF-IDF against scikit-learn, representations against a plain loop, random and constant ones."""
+"""Baselines beside BM25: TF-IDF against scikit-learn, representations against a plain loop, random ones."""
 
 import numpy as np
 import pytest

@@ -19,6 +19,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ def read_scores(spec: MethodSpec, shape: tuple[int, int], windows: NDArray[np.in
     kind = _format(path, spec.format)
     try:
         raw = _READERS[kind](path, spec.array)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise InputError(f"could not read {path} as scores ({kind}): {error}") from error
     scores = _by_document(raw, shape, windows, path)
     return spec.sign * scores / (trained_on if spec.divide else 1)
