@@ -180,7 +180,7 @@ def _array(path: Path, name: str | None) -> Scores:
     if path.suffix == ".csv":
         return np.loadtxt(path, delimiter=",", dtype=np.float64, ndmin=2)
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             return _numbers(_one(dict(file), name))
     if path.suffix == ".safetensors":
         return _numbers(_one(_tensors(path), name))
