@@ -20,7 +20,7 @@ from whence.attributor import Attributor, batches
 from whence.model import CausalLM
 from whence.runs import read_json, write_json
 
-__all__ = ["Ledger", "Meter", "Spent", "plain_pass"]
+__all__ = ["Ledger", "Meter", "Span", "Spent", "plain_pass"]
 
 _ENOUGH_SECONDS = 1.0
 _MOST_PASSES = 5
@@ -43,15 +43,17 @@ class Spent:
 
 
 @dataclass(slots=True)
-class _Span:
+class Span:
+    """A stretch of time: wall seconds, and the seconds (CPU time, or wall on CUDA) that passes are counted in."""
+
     seconds: float = 0.0
     busy: float = 0.0
 
 
 @contextmanager
-def _span(device: torch.device) -> Iterator[_Span]:
+def _span(device: torch.device) -> Iterator[Span]:
     """Times its body: wall seconds, and the seconds that passes are counted in."""
-    span = _Span()
+    span = Span()
     on_cuda = device.type == "cuda"
     if on_cuda:
         torch.cuda.synchronize(device)
@@ -89,10 +91,10 @@ class Meter:
         self.owner = owner
 
     @cached_property
-    def plain(self) -> _Span:
+    def plain(self) -> Span:
         """One plain pass: the median of a few where it is short, after one that warms up."""
         plain_pass(self.owner)
-        spans: list[_Span] = []
+        spans: list[Span] = []
         while not spans or (sum(each.seconds for each in spans) < _ENOUGH_SECONDS and len(spans) < _MOST_PASSES):
             with _span(self.owner.loaded.device) as span:
                 plain_pass(self.owner)
