@@ -62,8 +62,8 @@ def evaluate(
         str,
         typer.Option(
             help="What to measure, with commas: lds, loo, removal, further-training, tail-patch, recall, mrr, "
-            "mislabel; or all. recall and mrr need queries whose metadata names 'gold' document ids, mislabel documents that are "
-            "marked 'bad'."
+            "mislabel; or all. recall and mrr need queries whose metadata names 'gold' document ids, mislabel "
+            "documents that are marked 'bad'."
         ),
     ] = "lds,tail-patch,recall,mrr,mislabel",
     subsets: SUBSETS = 64,
