@@ -1,6 +1,6 @@
 """A task for any torch module on rows of tensors. Knows no text and no disk."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from whence.errors import InputError
 from whence.fidelity.places import places, steps_of
 from whence.fidelity.tasks import Report, Trained, content_hash, refuse_empty, training_fingerprint
 from whence.model import Objective, Training, has_dropout, optimise, reproducible, set_dropout
@@ -18,6 +19,8 @@ __all__ = ["ModuleTask"]
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+Rows = tuple[Tensor, Tensor, Tensor]
+"""Features, labels and the weight of each row in the loss of its step."""
 
 
 class ModuleTask:
@@ -86,7 +89,9 @@ class ModuleTask:
             if self.training.dropout is not None:
                 set_dropout(model, self.training.dropout)
             batches = islice(self._batches(kept, seed, has_dropout(model)), stop)
-            losses = optimise(model, batches, self._loss, self.steps(kept), self.training, seed=seed, report=report)
+            losses = optimise(
+                model, batches, self.piece_loss(model), self.steps(kept), self.training, seed=seed, report=report
+            )
         return Trained(model, tuple(losses))
 
     def train(self, kept: Bools, seed: int, report: Report | None = None) -> nn.Module:
@@ -103,6 +108,28 @@ class ModuleTask:
             )
             return np.array([float(loss.double().sum()) for loss in single], dtype=np.float64)
 
+    def stored_model(self) -> nn.Module:
+        """There is none.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError("a task of tensors knows of no trained model; give one, as task.train(everything, seed).")
+
+    def alone(self, document: int, training: Training) -> Sequence[Rows]:
+        """One row as a batch of its own."""
+        chosen = slice(document, document + 1)
+        return [(self.rows[0][chosen], self.rows[1][chosen], torch.ones(1, device=self.rows[0].device))]
+
+    def piece_loss(self, model: nn.Module) -> Callable[[nn.Module, Rows], Tensor]:
+        """What a piece of a batch adds to the loss of its step."""
+
+        def loss(module: nn.Module, piece: Rows) -> Tensor:
+            losses = self.objective.losses(module, piece[:2])
+            return (losses * piece[2].to(losses.dtype)).sum()
+
+        return loss
+
     def _cast(self, tensors: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         dtype = getattr(torch, self.training.dtype)
         features, labels = (tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors)
@@ -113,17 +140,12 @@ class ModuleTask:
             torch.manual_seed(seed)
             return self.make(seed).to(self.rows[0].device, getattr(torch, self.training.dtype))
 
-    def _batches(self, kept: Bools, seed: int, dropout: bool) -> Iterator[list[tuple[Tensor, Tensor, Tensor]]]:
+    def _batches(self, kept: Bools, seed: int, dropout: bool) -> Iterator[list[Rows]]:
         for place in places(kept, self.training, seed):
             stays = np.ones_like(place.present) if dropout else place.present
             chosen = torch.from_numpy(place.examples[stays]).to(self.rows[0].device)
             weights = torch.from_numpy(place.present[stays] / len(place.examples)).to(chosen.device)
             yield [(self.rows[0][chosen], self.rows[1][chosen], weights)] if place.present.any() else []
-
-    def _loss(self, model: nn.Module, piece: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        features, labels, weights = piece
-        losses = self.objective.losses(model, (features, labels))
-        return (losses * weights.to(losses.dtype)).sum()
 
 
 def _tensor_hash(*tensors: Tensor) -> str:

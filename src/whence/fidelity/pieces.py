@@ -57,17 +57,17 @@ class Windows:
         that the others draw the same masks. Otherwise they are dropped, and the others differ by rounding alone.
         """
         for place in places(kept[self.owners], self.training, seed):
-            yield self._pieces(place, dropout)
+            yield self._pieces(place, dropout, self.training.reduction)
 
-    def document(self, number: int) -> list[Piece]:
+    def document(self, number: int, reduction: str) -> list[Piece]:
         """One document as a batch of its own."""
         rows = np.flatnonzero(self.owners == number)
-        return self._pieces(Place(rows, np.ones(len(rows), dtype=bool)), dropout=False)
+        return self._pieces(Place(rows, np.ones(len(rows), dtype=bool)), False, reduction)
 
-    def _pieces(self, place: Place, dropout: bool) -> list[Piece]:
+    def _pieces(self, place: Place, dropout: bool, reduction: str) -> list[Piece]:
         """Cut where the full batch would be, and padded as wide."""
-        by_tokens = self.training.reduction == "tokens"
-        divisor = int(self._targets[place.examples].sum()) if by_tokens else len(place.examples)
+        targets = int(self._targets[place.examples].sum())
+        divisor = targets if reduction == "tokens" else len(place.examples)
         width = int(self._lengths[place.examples].max())
         size = max(1, PIECE_TOKENS // width)
         cuts = (slice(start, start + size) for start in range(0, len(place.examples), size))

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from whence.errors import InputError
 
-__all__ = ["SHUFFLES", "halves", "keys", "subset_key", "whole", "without"]
+__all__ = ["PATCHES", "SHUFFLES", "SUBSETS", "halves", "keys", "subset_key", "whole", "without"]
 
 
-SUBSETS, SHUFFLES = 1, 2
+SUBSETS, SHUFFLES, PATCHES = 1, 2, 3
 """What streams are drawn for. Training sets and orders of training must not share one: the kept would come first."""
 
 

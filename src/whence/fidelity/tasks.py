@@ -18,11 +18,11 @@ import numpy as np
 import torch
 import xxhash
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from whence.data import batch_from_sequences, open_corpus
 from whence.errors import InputError
-from whence.fidelity.pieces import Windows, piece_loss
+from whence.fidelity.pieces import Piece, Windows, piece_loss
 from whence.fidelity.places import steps_of
 from whence.interfaces import EncodedQuery, EncodedText, Query
 from whence.model import (
@@ -106,6 +106,18 @@ class Task(Protocol):
 
     def losses(self, model: nn.Module) -> Floats:
         """Query losses [Q] of a model."""
+        ...
+
+    def stored_model(self) -> nn.Module:
+        """The trained model that the task knows of, to be read and not to be changed."""
+        ...
+
+    def alone(self, document: int, training: Training) -> Sequence[Any]:
+        """One document as a batch of its own, its loss divided as `training` says."""
+        ...
+
+    def piece_loss(self, model: nn.Module) -> Callable[[nn.Module, Any], Tensor]:
+        """What a piece of a batch adds to the loss of its step."""
         ...
 
 
@@ -222,6 +234,19 @@ class LanguageTask:
         with torch.no_grad(), reproducible(self.training):
             loaded = as_loaded(model)
             return np.array([_query_loss(loaded, query) for query in self.queries], dtype=np.float64)
+
+    def stored_model(self) -> nn.Module:
+        """The model with the weights of the start directory, adapter included, even if the task trains from scratch."""
+        self._refuse_misfit(self.loaded)
+        return self.loaded.model
+
+    def alone(self, document: int, training: Training) -> Sequence[Piece]:
+        """One document as a batch of its own, its loss divided as `training` says."""
+        return self.windows.document(document, training.reduction)
+
+    def piece_loss(self, model: nn.Module) -> Callable[[nn.Module, Piece], Tensor]:
+        """What a piece of a batch adds to the loss of its step."""
+        return piece_loss(as_loaded(model))
 
     def spec(self) -> dict[str, Any]:
         """What another process needs to make the same task, as JSON."""

@@ -26,7 +26,7 @@ from whence.model.load import (
 )
 from whence.model.objectives import CausalLM, Classification, LanguageInputs, Objective, SquaredError
 from whence.model.sites import block_of, coverage, find_sites, parameters_of
-from whence.model.train import optimise, reproducible
+from whence.model.train import optimise, reproducible, trained_parameters
 from whence.model.training import Training
 
 __all__ = [
@@ -57,4 +57,5 @@ __all__ = [
     "reproducible",
     "resolve_device",
     "set_dropout",
+    "trained_parameters",
 ]

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from whence.errors import NumericalError
+from whence.errors import ModelError, NumericalError
 from whence.model.optimizers import decay_groups, make_optimizers
 from whence.model.training import LBFGS_STEPS, Training
 
-__all__ = ["optimise", "reproducible"]
+__all__ = ["optimise", "reproducible", "trained_parameters"]
 
 Report = Callable[[int, int, float], None]
 Piece = TypeVar("Piece")
@@ -53,9 +53,10 @@ def optimise(
 
     Raises:
         NumericalError: A loss is not finite, or lbfgs does not converge within its own limit.
+        ModelError: No parameter requires a gradient.
     """
-    optimizers = make_optimizers(model, training)
     pieces_loss = _Summed(model, loss)
+    optimizers = make_optimizers(model, training)
     model.train()
     with torch.random.fork_rng(devices=_cuda_devices(model)):
         if training.full_batch:
@@ -71,11 +72,12 @@ class _Summed:
 
     def __init__(self, model: nn.Module, loss: Callable[[nn.Module, Any], Tensor]) -> None:
         self.model, self.loss = model, loss
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.parameters = trained_parameters(model)
+        self.on_cuda = bool(_cuda_devices(model))
 
     def backward(self, pieces: Sequence[Any], seed: int) -> float:
         """Set the gradients of a batch and give its loss."""
-        torch.manual_seed(seed)
+        self._seed(seed)
         for parameter in self.parameters:
             parameter.grad = None
         total = 0.0
@@ -84,6 +86,12 @@ class _Summed:
             value.backward()
             total += float(value.detach())
         return total
+
+    def _seed(self, seed: int) -> None:
+        """As ``torch.manual_seed``, which without CUDA would note down each call for later."""
+        torch.default_generator.manual_seed(seed)
+        if self.on_cuda:
+            torch.cuda.manual_seed_all(seed)
 
 
 def _descend(
@@ -168,6 +176,21 @@ def _refuse_unconverged(summed: _Summed, closure: Callable[[], float], training:
             f"lbfgs did not converge: after {LBFGS_STEPS} iterations the largest gradient is {largest:.1e}. Train in "
             "float64, give some weight_decay, or set max_steps to accept where it then stands."
         )
+
+
+def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that require a gradient.
+
+    Raises:
+        ModelError: There is none.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ModelError(
+            f"no parameter of this {type(model).__name__} requires a gradient, so there is nothing to train; thaw some "
+            "with requires_grad_()."
+        )
+    return parameters
 
 
 def _refuse_overflow(loss: float, step: int, rate: float) -> None:
