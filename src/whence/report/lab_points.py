@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from whence.interfaces import Cost, Estimate, LabResult, Measure
+from whence.interfaces import Cost, Estimate, LabResult, Measure, MethodKind
 from whence.report.lab_labels import Box, Label, place, text_width
 from whence.report.lab_table import Row, bm25, main_measure, sheet
 from whence.report.pareto import Point, frontier
@@ -180,12 +180,7 @@ def _arrange(
     y = _height_domain(estimates, ceiling)
     across = _across(costs, estimates, scale)
     down = [HEIGHT * (y[1] - e.value) / (y[1] - y[0]) for e in estimates]
-    front = {
-        int(point.name)
-        for point in frontier(
-            [Point(str(i), costs[i], e.value) for i, e in enumerate(estimates) if shown[i][0].method.kind != "oracle"]
-        )
-    }
+    front = _front(axis, costs, estimates, [row.method.kind for row, _ in shown])
     texts = [shorten(row.name, _NAME, "both") for row, _ in shown]
     corners = sorted((across[i], down[i]) for i in front)
     boxes = _obstacles(across, down, estimates, y, corners)
@@ -204,6 +199,16 @@ def _arrange(
         measure, axis, marks, (scale.at(0), scale.at(WIDTH)), y, edge, scale.at(scale.zone / 2), tuple(steps),
         ceiling, lexical, unknown, unmeasured,
     )  # fmt: skip
+
+
+def _front(axis: Axis, costs: Sequence[float], estimates: Sequence[Estimate], kinds: Sequence[MethodKind]) -> set[int]:
+    """Who is on the frontier. An oracle is not in the race, nor is what stores nothing where storage is compared."""
+    points = [
+        Point(str(i), cost, estimates[i].value)
+        for i, cost in enumerate(costs)
+        if kinds[i] != "oracle" and (cost > 0 or axis.key != "bytes")
+    ]
+    return {int(point.name) for point in frontier(points)}
 
 
 def _height_domain(estimates: Sequence[Estimate], ceiling: Estimate | None) -> tuple[float, float]:

@@ -32,6 +32,7 @@ _INK, _SOFT, _LINE, _GRID, _ZONE, _CEILING = ("#1b1d22", "#565b66", "#8a8f99", "
 _FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 _TITLES: dict[Plot, str] = {"cost": "Fidelity against cost", "bytes": "Fidelity against bytes per document"}
 _AXES: dict[Plot, tuple[str, ...]] = {"cost": ("passes", "seconds"), "bytes": ("bytes",)}
+_UNBEATEN = "that no other of them beats on both"
 _SCALE = 2.0  # pixels of the PNG per unit
 _CLIP = re.compile(r"""((?:\bid="|url\(#))(clip\d+)""")
 _NOT_CHARACTERS = str.maketrans({"\ufffe": "\ufffd", "\uffff": "\ufffd"})  # XML has no way to write them
@@ -43,9 +44,10 @@ def _visible(text: str) -> str:
 
 def explanation(drawn: Picture) -> list[str]:
     """Sentences that belong under a plot: how to read it, and what it cannot show."""
+    who = "that store something, those" if drawn.axis.key == "bytes" else "shown, those"
     told = [
         "Up is truer, left is cheaper (log scale). Vertical lines are 95 % intervals; the stepped line joins the "
-        "methods that no other beats on both."
+        f"methods {who} {_UNBEATEN}."
     ]
     if drawn.edge is not None:
         told.append(f"Within the zone “{drawn.axis.zero}” the place from left to right means nothing.")
