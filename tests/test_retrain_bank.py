@@ -155,11 +155,13 @@ def test_an_estimate_counts_what_is_missing(
 ) -> None:
     monkeypatch.setattr(retraining_module, "_time", lambda *_: (1.0, 0.5))
     monkeypatch.setattr(retraining_module, "_WORKER_START", 100.0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
     task = make_task(world)
     bank = Bank(tmp_path, task)
     each = [1 + 0.5 * task.steps(row) for row in kept]
     assert estimate(bank, kept, SEEDS) == pytest.approx(2 * sum(each))
     assert estimate(bank, kept, SEEDS, workers=3) == pytest.approx(100 + 2 * sum(each) / 3)
+    assert estimate(bank, kept, SEEDS, workers=30) == pytest.approx(100 + 2 * sum(each) / 4)
     retrain(bank, kept[:1], SEEDS)
     assert estimate(bank, kept, SEEDS) == pytest.approx(2 * sum(each[1:]))
 
@@ -298,7 +300,7 @@ def test_two_workers_give_the_bytes_of_one(world: Path, reference: Path, kept: n
 def test_an_error_in_a_worker_arrives_as_itself(world: Path, kept: np.ndarray, tmp_path: Path) -> None:
     wild = Training(optimizer="sgd", learning_rate=1e30, batch=4, epochs=3)
     with pytest.raises(NumericalError, match=r"subset [0-9a-f]{32} with seed 7: .*learning rate 1e\+30"):
-        retrain(Bank(tmp_path, make_task(world, wild)), kept, [7], workers=2)
+        retrain(Bank(tmp_path, make_task(world, wild)), kept[:2], [7], workers=2)
 
 
 def test_a_worker_that_dies_is_missed(world: Path, kept: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,13 @@ A run that is killed loses the models in training and nothing else; the same cal
 neither on the number of workers nor on who trained what.
 """
 
+import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from whence.errors import InputError, NumericalError
@@ -129,9 +132,16 @@ def estimate(bank: Bank, kept: NDArray[np.bool_], seeds: Sequence[int], workers:
         return 0.0
     around, step = _time(bank.task, cells[0])
     alone = [around + step * bank.task.steps(cell.kept) for cell in cells]
-    at_once = min(workers, len(cells))
+    at_once = min(workers, len(cells), _processors(bank.task))
     start = _WORKER_START if at_once > 1 else 0.0
     return start + max(max(alone), sum(alone) / at_once)
+
+
+def _processors(task: Task) -> int:
+    """Workers that this machine can serve at full speed; on CUDA, as many as are asked for."""
+    if torch.cuda.is_available():
+        return sys.maxsize
+    return max(1, (os.cpu_count() or 1) // task.training.threads)
 
 
 def _time(task: Task, cell: Cell) -> tuple[float, float]:
