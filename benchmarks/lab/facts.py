@@ -1,9 +1,9 @@
 """Short statements about made-up people, so that it is known which documents state what a query asks for.
 
-Every person has a few facts, each a relation and a value, and each is stated in several documents, in different wordings.
-Queries ask for some of them in a wording in which that fact is nowhere stated, though others are. Distractors share
-words with them and state nothing: person and value occur side by side, or the person in an aside. Every text begins
-with a space, so that a name is the same token wherever it stands. Knows nothing of models and training.
+Every person has a few facts, each a relation and a value, and each is stated in several documents, each time in other
+words. Queries ask for some of them in a wording in which that fact is nowhere stated, though others are. Distractors
+share words with them and state nothing: person and value occur side by side, or the person in an aside. Every text
+begins with a space, so that a name is the same token wherever it stands. Knows nothing of models and training.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 __all__ = ["PEOPLE", "RELATIONS", "Fact", "Relation", "make_facts"]
 
 PEOPLE = (
-    "Abelo Brenna Corvin Dorrit Elmar Fenna Gustav Hollis Irmela Jorund Kasimir Lysbet Marten Nerys Osric Petra "
-    "Quillan Rosamund Sigrid Tobias Ursel Vendel Wenzel Yorick Zelda Anselm Bettina Clemens Dagny Ekbert"
-).split()
+    "Abelo", "Brenna", "Corvin", "Dorrit", "Elmar", "Fenna", "Gustav", "Hollis", "Irmela", "Jorund", "Kasimir",
+    "Lysbet", "Marten", "Nerys", "Osric", "Petra", "Quillan", "Rosamund", "Sigrid", "Tobias", "Ursel", "Vendel",
+    "Wenzel", "Yorick", "Zelda", "Anselm", "Bettina", "Clemens", "Dagny", "Ekbert",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

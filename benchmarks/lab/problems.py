@@ -1,7 +1,7 @@
 """Arithmetic word problems with worked solutions, some of them wrong, as prompt and completion.
 
 A wrong solution uses another operation than the story asks for, and says so in the row: ``bad``. Queries are problems
-that are not in the corpus, with their right solution; their gold documents solve the same sum rightly, in whatever story.
+that are not in the corpus, with their right solution; their gold documents solve the same sum rightly, in any story.
 Knows nothing of models, tokens and training.
 """
 

@@ -15,7 +15,7 @@ give the same bytes. OUT gets
     methods.toml    the methods that the lab compares
     meta.json       sizes, losses and seconds, as printed
 
-Sizes and epochs were chosen by losses and by the noise ceiling of retraining (README.md), never by how any method fares.
+Sizes and epochs were chosen by losses and by the noise ceiling of retraining (README.md), never by how methods fare.
 Knows nothing of methods and scores.
 """
 

@@ -1,4 +1,4 @@
-"""Tokenizers and untrained models of the lab's set-ups: two layers, a hundred thousand parameters, one per architecture.
+"""Tokenizers and untrained models of the lab's set-ups: two layers each, one per architecture.
 
 Knows nothing of corpora, training and methods.
 """

@@ -67,6 +67,15 @@ def read_ids(setup: Path, kind: str, limit: int | None = None) -> torch.Tensor:
         return torch.tensor([json.loads(line)["input_ids"] for line in lines][:limit])
 
 
+def read_pairs(setup: Path, kind: str) -> torch.Tensor:
+    """Returns token ids and labels, (N, 2, T) int64; labels are the ids where a row has none, -100 is no target."""
+    import torch
+
+    with Path(setup, f"{kind}.jsonl").open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return torch.tensor([[row["input_ids"], row.get("labels", row["input_ids"])] for row in rows])
+
+
 def read_model(setup: Path) -> PreTrainedModel:
     """Returns the model in float32 and evaluation mode."""
     import torch

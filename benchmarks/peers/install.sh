@@ -13,8 +13,8 @@ trap 'rm -rf "$lists"' EXIT
 
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
 
-# One file, two lists: what comes with its dependencies, and the peers, whose own lists of dependencies ask for
-# torchvision, torchaudio and bitsandbytes. Nothing measured here imports those three, and they would replace torch.
+# One file, two lists: what comes with its dependencies, and the peers and judges, whose own lists of dependencies ask
+# for torchvision, torchaudio, bitsandbytes and more. Nothing used here imports them, and they would replace torch.
 sed '/^# --no-deps/,$d' "$requirements" > "$lists/deps.txt"
 sed '1,/^# --no-deps/d' "$requirements" > "$lists/peers.txt"
 "$venv/bin/pip" install --quiet --constraint "$root/constraints.txt" --requirement "$lists/deps.txt"
@@ -24,10 +24,11 @@ sed '1,/^# --no-deps/d' "$requirements" > "$lists/peers.txt"
 import warnings
 
 warnings.simplefilter("ignore")
-import bergson, torch, transformers
+import bergson, curvlinops, lightning, torch, transformers
 from importlib.metadata import version
 from kronfluence.analyzer import Analyzer
 
 print(f"kronfluence {version('kronfluence')}, bergson {bergson.__version__}, torch {torch.__version__}, "
-      f"transformers {transformers.__version__} in .bench-venv")
+      f"transformers {transformers.__version__}, quanda {version('quanda')}, "
+      f"curvlinops {version('curvlinops-for-pytorch')} in .bench-venv")
 PYTHON

@@ -22,7 +22,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inputs import linear_sites, peer_parser, quiet, read_ids, read_model
+from inputs import linear_sites, peer_parser, quiet, read_ids, read_model, read_pairs
 from measure import Stages, report, tree_bytes
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def make_task(sites: list[str]) -> Task:
             return token_sum_loss(logits, sampled(logits, batch) if sample else batch)
 
         def compute_measurement(self, batch: Any, model: torch.nn.Module) -> torch.Tensor:
-            return token_sum_loss(model(input_ids=batch).logits, batch)
+            ids, labels = batch.unbind(1)
+            return token_sum_loss(model(input_ids=ids).logits, labels)
 
         def get_influence_tracked_modules(self) -> list[str]:
             return sites
@@ -119,7 +120,7 @@ def score(args: argparse.Namespace, analyzer: Analyzer, queries: Any, documents:
 
 
 class Rows:
-    """A data set of token ids as kronfluence reads it: a length and one row at a time."""
+    """A data set of token ids as kronfluence reads it: a length and one row at a time. Queries have labels, too."""
 
     def __init__(self, ids: torch.Tensor) -> None:
         self.ids = ids
@@ -152,7 +153,7 @@ def main() -> None:
         model = read_model(args.setup)
         sites = linear_sites(model)
         documents = Rows(read_ids(args.setup, "documents", args.documents))
-        queries = Rows(read_ids(args.setup, "queries"))
+        queries = Rows(read_pairs(args.setup, "queries"))
         analyzer = make_analyzer(args, sites, model)
     if args.stage != "score":
         fit(args, analyzer, documents, stages)
