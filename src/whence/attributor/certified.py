@@ -2,8 +2,8 @@
 
     fidelity/certificate.json   {"certificates": {name of the index: Certificate}}
 
-What is certified is the ranking of one index of one corpus: another damping, code or corpus is another ranking. Measures
-nothing itself.
+What is certified is the ranking of one index of one corpus: another damping, code or corpus is another ranking.
+Measures nothing itself.
 """
 
 from typing import TYPE_CHECKING

@@ -11,3 +11,51 @@ methods      methods.py scorers.py rankings.py imports.py costs.py          what
 the lab      lab_settings.py experiments.py evaluate.py expected.py         one evaluation
              certificate.py tune.py                                         what comes of it
 """
+
+from whence.fidelity.bank import Bank
+from whence.fidelity.ceiling import ceiling
+from whence.fidelity.evaluate import Evaluation, baselines
+from whence.fidelity.evaluate import evaluate as evaluate_lab
+from whence.fidelity.expected import Expected, expected_cost
+from whence.fidelity.experiments import Lab, Start
+from whence.fidelity.lab_settings import LabSettings
+from whence.fidelity.lds import lds, lds_difference
+from whence.fidelity.methods import MethodSpec, default_methods, load_methods
+from whence.fidelity.recipes import load_training
+from whence.fidelity.retrain import estimate, retrain
+from whence.fidelity.scorers import Scored, run_methods
+from whence.fidelity.subsets import halves, without
+from whence.fidelity.tasks import LanguageTask, Task
+from whence.fidelity.tune import Budget, Tuned, save_tuned
+from whence.fidelity.tune import tune as tune_lab
+
+__all__ = [
+    "Bank",
+    "Budget",
+    "Evaluation",
+    "Expected",
+    "Lab",
+    "LabSettings",
+    "LanguageTask",
+    "MethodSpec",
+    "Scored",
+    "Start",
+    "Task",
+    "Tuned",
+    "baselines",
+    "ceiling",
+    "default_methods",
+    "estimate",
+    "evaluate_lab",
+    "expected_cost",
+    "halves",
+    "lds",
+    "lds_difference",
+    "load_methods",
+    "load_training",
+    "retrain",
+    "run_methods",
+    "save_tuned",
+    "tune_lab",
+    "without",
+]

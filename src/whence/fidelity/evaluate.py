@@ -14,11 +14,12 @@ import whence
 from whence.attributor.certified import EXACT, write_certificate
 from whence.errors import InputError
 from whence.fidelity.certificate import certify
+from whence.fidelity.costs import Meter
 from whence.fidelity.experiments import BM25, GOLD, RANDOM, Lab, Measured
 from whence.fidelity.lab_settings import MEASURES
 from whence.fidelity.methods import MethodSpec
 from whence.fidelity.rankings import document_losses
-from whence.fidelity.scorers import Scored, run_methods
+from whence.fidelity.scorers import run_methods
 from whence.interfaces import Certificate, LabResult, MethodSummary, Reading, Truth
 
 __all__ = ["OWN", "Evaluation", "baselines", "evaluate", "possible_measures"]
@@ -95,7 +96,7 @@ def evaluate(lab: Lab, specs: Sequence[MethodSpec] = (), *, exact: bool = False,
     scored = run_methods(lab.owner, lab.queries, every, lab.owner.run.fidelity / "methods", lab.report)
     scores = {summary.name: own, **{each.summary.name: each.scores for each in scored}}
     found = [measured for measure in measures for measured in _take(lab, measure, scores, summary.name)]
-    result = _result(lab, [summary, *(each.summary for each in scored)], found, scored, command)
+    result = _result(lab, [summary, *(each.summary for each in scored)], found, command)
     corpus = lab.owner.corpus.fingerprint
     recipe = lab.owner.recipe().name
     certificate = certify(result, summary.name, f"{recipe}-{EXACT}" if exact else recipe, corpus)
@@ -138,15 +139,12 @@ def _of_documents(lab: Lab, scores: Mapping[str, Array], own: str) -> dict[str, 
     return out
 
 
-def _result(
-    lab: Lab, methods: list[MethodSummary], found: Sequence[Measured], scored: Sequence[Scored], command: str
-) -> LabResult:
+def _result(lab: Lab, methods: list[MethodSummary], found: Sequence[Measured], command: str) -> LabResult:
     owner = lab.owner
     truths: list[Truth] = [truth for truth, _ in found]
     readings: list[Reading] = [reading for _, each in found for reading in each]
     if any(reading.method == GOLD for reading in readings):
         methods = [*methods, MethodSummary(name=GOLD, kind="oracle")]
-    plain = next((s.summary.cost for s in scored if s.summary.cost is not None and s.summary.cost.passes > 0), None)
     return LabResult(
         run=str(owner.run.path),
         model=f"{type(owner.loaded.model).__name__}, {owner.coverage.parameters:,} parameters",
@@ -154,7 +152,7 @@ def _result(
         documents=owner.corpus.documents,
         queries=len(lab.queries),
         parameters=owner.coverage.parameters,
-        plain_seconds=0.0 if plain is None else plain.seconds / plain.passes,
+        plain_seconds=Meter(owner).plain.seconds,
         truths=tuple(truths),
         methods=tuple(methods),
         readings=tuple(readings),
