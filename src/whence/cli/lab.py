@@ -73,6 +73,9 @@ def evaluate(
         int, typer.Option("--removed", "-k", min=1, help="Top documents to remove together, and to patch one by one.")
     ] = 8,
     removal_queries: Annotated[int, typer.Option(min=1, help="Queries whose top documents are removed.")] = 8,
+    removal_seeds: Annotated[
+        int | None, typer.Option(min=1, help="Models trained without them (default: --seeds).", show_default=False)
+    ] = None,
     left_out: Annotated[int, typer.Option(min=2, help="Documents left out one at a time.")] = 24,
     further_epochs: Annotated[float, typer.Option(help="Length of further training.")] = 1.0,
     pareto: Annotated[
@@ -114,6 +117,7 @@ def evaluate(
         share=share,
         removed=removed,
         removal_queries=removal_queries,
+        removal_seeds=removal_seeds,
         left_out=left_out,
         further_epochs=further_epochs,
     )
@@ -122,7 +126,7 @@ def evaluate(
     if not _ready(owner):
         return
     lab = _lab(owner, query, training, start, settings, workers, shares)
-    if _said_cost(lab, estimate, yes):
+    if _said_cost(lab, estimate, yes, len(specs)):
         return
     with _progress() as report:
         found = evaluate_lab(_with(lab, report), specs, exact=exact, command=_typed())
@@ -323,7 +327,7 @@ def _with(lab: "Lab", report: Any) -> "Lab":
     return replace(lab, report=report)
 
 
-def _said_cost(lab: "Lab", stop: bool, yes: bool) -> bool:
+def _said_cost(lab: "Lab", stop: bool, yes: bool, methods: int = 0) -> bool:
     """Say what retraining costs; whether that was all that was asked for.
 
     Raises:
@@ -331,7 +335,7 @@ def _said_cost(lab: "Lab", stop: bool, yes: bool) -> bool:
     """
     from whence.fidelity import expected_cost
 
-    cost = expected_cost(lab)
+    cost = expected_cost(lab, methods)
     console_of(stderr=not stop).print(cost.line, markup=False)
     if stop:
         return True

@@ -62,7 +62,7 @@ def _line(result: LabResult, measure: Measure, reading: Reading, truth: Truth, l
         parts.append(f"noise ceiling {truth.ceiling.value:.2f}")
     if lexical is not None:
         parts.append(f"BM25 on the same truth {_interval(lexical.estimate)}")
-    return f"{'; '.join(parts)}. {_basis(truth)}; {result.model}, {result.training}."
+    return f"{'; '.join(parts)}. {_basis(truth)}; {result.model}, trained {result.training}."
 
 
 def _interval(estimate: Estimate) -> str:

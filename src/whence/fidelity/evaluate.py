@@ -148,7 +148,7 @@ def _result(lab: Lab, methods: list[MethodSummary], found: Sequence[Measured], c
     return LabResult(
         run=str(owner.run.path),
         model=f"{type(owner.loaded.model).__name__}, {owner.coverage.parameters:,} parameters",
-        training=f"trained {lab.start.words} with {_words(lab)}",
+        training=f"{lab.start.words} with {_words(lab)}",
         documents=owner.corpus.documents,
         queries=len(lab.queries),
         parameters=owner.coverage.parameters,

@@ -139,16 +139,19 @@ class Lab:
         kept = halves(self.documents, self.settings.subsets, self.settings.seed, self.settings.share)
         return kept, self.losses(self.bank(self.training, self.start), kept)
 
-    def losses(self, bank: Bank, kept: NDArray[np.bool_]) -> Array:
+    def losses(self, bank: Bank, kept: NDArray[np.bool_], seeds: int | None = None) -> Array:
         """Query losses [S, R, Q], after training what is missing."""
-        retrain(bank, kept, self.seeds, workers=self.workers, shares=self.shares, report=self.report)
-        return bank.losses(kept, self.seeds)
+        chosen = range(seeds or self.settings.seeds)
+        retrain(bank, kept, chosen, workers=self.workers, shares=self.shares, report=self.report)
+        return bank.losses(kept, chosen)
 
-    def effects(self, training: Training, start: Start, removed: Sequence[Iterable[int]]) -> Array:
+    def effects(
+        self, training: Training, start: Start, removed: Sequence[Iterable[int]], seeds: int | None = None
+    ) -> Array:
         """Rise of each query's loss when sets of documents are left out, [sets, R, Q]; the rest trains alike."""
         bank = self.bank(self.held(training), start)
         kept = np.concatenate([whole(self.documents)[None], without(self.documents, removed)])
-        found = self.losses(bank, kept)
+        found = self.losses(bank, kept, seeds)
         return changes(found[1:], found[0])
 
     # ------------------------------------------------------------------ measures
@@ -219,9 +222,9 @@ class Lab:
             chosen = [query for query in chosen if self.gold[query]] or [q for q, each in enumerate(self.gold) if each]
         removed = min(self.settings.removed, self.documents - 1)
         plan = removal_plan(known, removed, chosen)
-        effects = self.effects(self.training, self.start, plan.removed)
+        effects = self.effects(self.training, self.start, plan.removed, self.settings.removal_seeds)
         found = removal(plan, effects, known, draws=self.settings.draws, seed=self.settings.seed)
-        about = f"the top {removed} documents of {len(chosen)} queries removed × {len(self.seeds)} seeds"
+        about = f"the top {removed} documents of {len(chosen)} queries removed × {effects.shape[1]} seeds"
         truth = self._truth("removal", effects, about, whole=True)
         return truth.model_copy(update={"queries": len(chosen), "ceiling": None}), list(found.values())
 

@@ -22,6 +22,7 @@ class LabSettings(BaseModel):
         seeds: Models trained on every training set; with one there is no noise ceiling.
         removed: Documents removed together, and patched one by one, from the top of each method's ranking.
         removal_queries: Queries whose top documents are removed.
+        removal_seeds: Models trained without them; as `seeds` if None.
         left_out: Documents left out one at a time.
         further_epochs: Length of further training.
         gold: Field of a query's metadata with the ids of the documents that state its answer.
@@ -38,6 +39,7 @@ class LabSettings(BaseModel):
     seeds: int = Field(default=2, ge=1)
     removed: int = Field(default=8, ge=1)
     removal_queries: int = Field(default=8, ge=1)
+    removal_seeds: int | None = Field(default=None, ge=1)
     left_out: int = Field(default=24, ge=2)
     further_epochs: float = Field(default=1.0, gt=0)
     gold: str = "gold"
