@@ -68,7 +68,7 @@ def generic_text(characters: int, seed: int) -> list[str]:
 def library_windows(
     tokenizer: PreTrainedTokenizerFast, length: int, documents: int, queries: int, seed: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Returns rows of documents and of queries, so many per module; windows never overlap.
+    """Returns rows of documents and of queries, so many per module; windows never overlap, nor is one there twice.
 
     A query's first half is its prompt, the second its completion.
 
@@ -86,7 +86,7 @@ def library_windows(
     rows: list[dict[str, Any]] = []
     asked: list[dict[str, Any]] = []
     for module, text in library_text().items():
-        windows = list(_windows(text, tokenizer, length))
+        windows = list(dict.fromkeys(_windows(text, tokenizer, length)))  # some passages are there twice
         if len(windows) < documents + queries:
             raise SystemExit(
                 f"The documentation of {module} in this Python has {len(windows)} windows of {length} tokens; "
@@ -102,7 +102,7 @@ def library_windows(
     )
 
 
-def _windows(text: str, tokenizer: PreTrainedTokenizerFast, length: int) -> Iterator[Sequence[int]]:
+def _windows(text: str, tokenizer: PreTrainedTokenizerFast, length: int) -> Iterator[tuple[int, ...]]:
     """Cuts into pieces of exactly `length` tokens that begin with a word and encode back to themselves."""
     ids = tokenizer.encode(text, add_special_tokens=False)
     start = 0
@@ -110,7 +110,7 @@ def _windows(text: str, tokenizer: PreTrainedTokenizerFast, length: int) -> Iter
         piece = ids[start : start + length]
         shown = tokenizer.decode(piece)
         if shown.startswith(" ") and tokenizer.encode(shown, add_special_tokens=False) == piece:
-            yield piece
+            yield tuple(piece)
             start += length
         else:
             start += 1
