@@ -1,20 +1,38 @@
 """What people look at: a result as a terminal table, as files, and as one self-contained page. Knows no torch.
 
-files.py      result.json, hits.jsonl, hits.parquet, page.html; and back
-terminal.py   tables for the console
-html.py       the page: its frame and each query's section
-cards.py      a hit; what BM25 would have named
-tokens.py     shaded tokens
-figures.py    bars, site profiles, rank against rank
-about.py      certificate, coverage, settings
-facts.py      what can be said about a trace, rendered nowhere
-markup.py     HTML that escapes by default
-text.py       words and numbers for people; hidden characters made visible
-page/         page.html, style.css, page.js
+files.py            result.json, hits.jsonl, hits.parquet, page.html; and back
+terminal.py         tables for the console
+html.py             the page: its frame and each query's section
+cards.py            a hit; what BM25 would have named
+tokens.py           shaded tokens
+figures.py          bars, site profiles, rank against rank
+about.py            certificate, coverage, settings
+facts.py            what can be said about a trace, rendered nowhere
+
+lab_files.py        results.json, table.csv, table.md, page.html and the plots of a lab result; and back
+lab_terminal.py     a lab result and a certificate for the console
+lab_page.py         the lab's page: table, plots, measure by measure
+lab_figures.py      a measure as a forest plot
+plots.py            fidelity against cost and bytes: PNG, SVG, interactive
+lab_points.py       what such a plot shows and where
+lab_labels.py       where names go beside points
+pareto.py           which methods none other beats
+lab_table.py        a lab result as rows and columns, rendered nowhere
+lab_certificate.py  the figures behind a certificate, rendered nowhere
+lab_words.py        what each measure means, and how its numbers are written
+
+console.py          text on a console that cannot harm it
+frame.py            a page in one file, under a strict policy
+records.py          results as JSON and back
+markup.py           HTML that escapes by default
+text.py             words and numbers for people; hidden characters made visible
+page/               templates, style sheets and scripts of the pages
 """
 
 from whence.report.files import load, save
 from whence.report.html import page
+from whence.report.lab_files import load_lab, save_lab
+from whence.report.lab_terminal import show_certificate, show_lab
 from whence.report.terminal import show
 
-__all__ = ["load", "page", "save", "show"]
+__all__ = ["load", "load_lab", "page", "save", "save_lab", "show", "show_certificate", "show_lab"]

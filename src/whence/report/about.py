@@ -1,22 +1,55 @@
 """The part of the page about the run: certificate, coverage, settings. Knows nothing of hits."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whence.interfaces import Certificate, Coverage, RunSummary
 from whence.report.facts import Gap, gaps
 from whence.report.figures import bar
-from whence.report.markup import Html, tag
-from whence.report.text import compact, count, one_line, percent, shorten
+from whence.report.lab_certificate import CertificateRow, certificate_rows
+from whence.report.lab_words import CEILING, WORDS, basis, reading
+from whence.report.markup import Html, join, tag
+from whence.report.text import MISSING, compact, count, one_line, percent, shorten
 
-__all__ = ["about", "certificate"]
+__all__ = ["about", "certificate", "certificate_line"]
 
 
 def certificate(value: Certificate) -> Html:
-    """The line that says how far the scores have been shown to be true."""
+    """The line that says how far the scores have been shown to be true, and the figures behind it if there are any."""
+    rows = certificate_rows(value)
+    return join([certificate_line(value), _evidence(value, rows)]) if rows else certificate_line(value)
+
+
+def certificate_line(value: Certificate) -> Html:
+    """The line alone."""
     state = "measured" if value.state == "measured" else "unmeasured"
     return tag("p", value.line, cls=f"certificate {state}", role="note")
+
+
+def _evidence(value: Certificate, rows: Sequence[CertificateRow]) -> Html:
+    """Every measure of the certified method and of BM25, and what they rest on; closed until asked for."""
+    heads = ("Measure", "This index", "Noise ceiling", "BM25")
+    head = tag("tr", *[tag("th", name, scope="col", cls=None if name == "Measure" else "num") for name in heads])
+    table = tag("table", tag("thead", head), tag("tbody", *map(_measure, rows)))
+    basis_ = [("Basis", basis(value.truth))] if value.truth is not None else []
+    facts = [*basis_, ("Model", value.model), ("Retrained with", value.training), ("Index", value.recipe)]
+    told = [tag("div", tag("dt", name), tag("dd", words, dir="auto")) for name, words in facts if words]
+    return tag(
+        "details",
+        tag("summary", "The figures behind this line"),
+        tag("div", table, cls="scroll"),
+        tag("p", "Values with their 95 % bootstrap intervals. ", CEILING, cls="note"),
+        tag("dl", *told, cls="facts"),
+        cls="evidence",
+    )
+
+
+def _measure(row: CertificateRow) -> Html:
+    words = WORDS[row.measure]
+    name = tag("th", words.name, tag("div", words.unit, cls="note"), scope="row", title=words.meaning)
+    cells = [MISSING if e is None else reading(e, row.places) for e in (row.method, row.ceiling, row.bm25)]
+    return tag("tr", name, *[tag("td", cell, cls="num") for cell in cells])
 
 
 def about(summary: RunSummary) -> Html:
@@ -24,7 +57,7 @@ def about(summary: RunSummary) -> Html:
     return tag(
         "section",
         tag("h2", "How these numbers were made"),
-        certificate(summary.certificate),
+        certificate_line(summary.certificate),
         tag("div", _settings(summary), _coverage(summary.coverage), cls="columns"),
         cls="about",
         id="about",

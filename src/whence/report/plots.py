@@ -17,7 +17,7 @@ from whence.report.lab_words import KINDS, WORDS, basis, decimals, figure, inter
 from whence.report.markup import Html, join, tag
 from whence.report.text import compact, number, one_line, shorten
 
-__all__ = ["Plot", "explanation", "interactive", "png", "spec", "svg"]
+__all__ = ["AXES_OF", "TITLES", "Plot", "explanation", "interactive", "png", "spec", "svg"]
 
 Plot = Literal["cost", "bytes"]
 
@@ -30,9 +30,8 @@ _LOOK: dict[MethodKind, tuple[str, str, str]] = {
 }
 _INK, _SOFT, _LINE, _GRID, _ZONE, _CEILING = ("#1b1d22", "#565b66", "#8a8f99", "#e9e7e2", "#f5f3ef", "#7b4ea3")
 _FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
-_TITLES: dict[Plot, str] = {"cost": "Fidelity against cost", "bytes": "Fidelity against bytes per document"}
-_AXES: dict[Plot, tuple[str, ...]] = {"cost": ("passes", "seconds"), "bytes": ("bytes",)}
-_UNBEATEN = "that no other of them beats on both"
+TITLES: dict[Plot, str] = {"cost": "Fidelity against cost", "bytes": "Fidelity against bytes per document"}
+AXES_OF: dict[Plot, tuple[str, ...]] = {"cost": ("passes", "seconds"), "bytes": ("bytes",)}
 _SCALE = 2.0  # pixels of the PNG per unit
 _CLIP = re.compile(r"""((?:\bid="|url\(#))(clip\d+)""")
 _NOT_CHARACTERS = str.maketrans({"\ufffe": "\ufffd", "\uffff": "\ufffd"})  # XML has no way to write them
@@ -44,10 +43,10 @@ def _visible(text: str) -> str:
 
 def explanation(drawn: Picture) -> list[str]:
     """Sentences that belong under a plot: how to read it, and what it cannot show."""
-    who = "that store something, those" if drawn.axis.key == "bytes" else "shown, those"
+    who = "methods that store something" if drawn.axis.key == "bytes" else "methods"
     told = [
-        "Up is truer, left is cheaper (log scale). Vertical lines are 95 % intervals; the stepped line joins the "
-        f"methods {who} {_UNBEATEN}."
+        f"Up is truer, left is cheaper (log scale). Vertical lines are 95 % intervals; of the {who}, "
+        "the stepped line joins those that no other beats on both."
     ]
     if drawn.edge is not None:
         told.append(f"Within the zone “{drawn.axis.zero}” the place from left to right means nothing.")
@@ -123,9 +122,9 @@ def _chart(result: LabResult, plot: Plot, drawn: Picture, live: bool) -> dict[st
     chart = alt.layer(*layers).properties(
         width=WIDTH,
         height=HEIGHT,
-        title=alt.TitleParams(_TITLES[plot], subtitle=_subtitle(result, drawn)),
+        title=alt.TitleParams(TITLES[plot], subtitle=_subtitle(result, drawn)),
         padding={"left": 8, "right": 12, "top": 8, "bottom": 8},
-        description=f"{_TITLES[plot]}: {len(rows)} methods, {sum(row['front'] for row in rows)} on the frontier",
+        description=f"{TITLES[plot]}: {len(rows)} methods, {sum(row['front'] for row in rows)} on the frontier",
     )
     content: dict[str, Any] = _configured(chart).to_dict(validate=True)
     return content
@@ -224,7 +223,7 @@ def _margin_text(drawn: Picture, value: float, words: str, color: str) -> Any:
     import altair as alt
 
     data = alt.InlineData(values=[{"y": value, "words": words}])
-    mark = alt.Chart(data).mark_text(align="left", dx=6, color=color, fontSize=11.5)
+    mark = alt.Chart(data).mark_text(align="left", dx=6, color=color, fontSize=11.5, clip=False)
     return mark.encode(x=alt.value(WIDTH), y=_y(drawn, "y"), text="words:N")
 
 
@@ -240,7 +239,7 @@ def _zone(drawn: Picture) -> list[Any]:
         base.mark_rect(color=_ZONE, clip=True).encode(
             x=_x(drawn, "left"), x2="edge:Q", y=alt.value(0), y2=alt.value(HEIGHT)
         ),
-        base.mark_text(color=_SOFT, fontSize=11, dy=11, baseline="middle").encode(
+        base.mark_text(color=_SOFT, fontSize=11, dy=10, baseline="middle", clip=False).encode(
             x=_x(drawn, "middle"), y=alt.value(HEIGHT), text="words:N"
         ),
     ]
@@ -314,7 +313,7 @@ def _tooltip() -> list[Any]:
 
 def spec(result: LabResult, plot: Plot) -> dict[str, Any] | None:
     """The Vega-Lite specification of the still picture; None if no method has both a value and a known cost."""
-    drawn = picture(result, _AXES[plot][0])
+    drawn = picture(result, AXES_OF[plot][0])
     return None if drawn is None else _chart(result, plot, drawn, live=False)
 
 
@@ -355,7 +354,7 @@ def interactive(result: LabResult, plot: Plot) -> str | None:
     Returns:
         A complete HTML document whose policy forbids every request; None if there is nothing to plot.
     """
-    views = [(key, drawn) for key in _AXES[plot] if (drawn := picture(result, key)) is not None]
+    views = [(key, drawn) for key in AXES_OF[plot] if (drawn := picture(result, key)) is not None]
     if not views:
         return None
     code = _bundle(asset("plot.js"), _version())
@@ -365,7 +364,7 @@ def interactive(result: LabResult, plot: Plot) -> str | None:
     )
     return Template(asset("plot.html")).substitute(
         policy=policy,
-        title=_TITLES[plot],
+        title=TITLES[plot],
         choices=_choices([key for key, _ in views]),
         views=join(_view(key, _chart(result, plot, drawn, live=True)) for key, drawn in views),
         notes=join(tag("p", sentence) for sentence in explanation(views[0][1])),
