@@ -35,7 +35,13 @@ _SAID = {
     "index": "Coding documents",
     "scoring": "Running documents",
     "trace": "Looking at hits",
+    "retrain": "Retraining",
+    "tail-patch": "Patching documents",
+    "methods": "Scoring by each method",
 }
+
+
+_UNITS = {"trace": "query", "retrain": "step", "tail-patch": "doc", "methods": "method"}
 
 
 class _Rate(ProgressColumn):
@@ -44,7 +50,7 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Draw it."""
         speed = task.finished_speed or task.speed
-        unit = "query" if task.fields.get("step") == "trace" else "tok"
+        unit = _UNITS.get(task.fields.get("step", ""), "tok")
         return Text("" if speed is None else f"{speed:,.0f} {unit}/s", style="progress.data.speed")
 
 

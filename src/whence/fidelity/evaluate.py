@@ -19,7 +19,6 @@ from whence.fidelity.experiments import BM25, GOLD, RANDOM, Lab, Measured
 from whence.fidelity.lab_settings import MEASURES
 from whence.fidelity.methods import MethodSpec
 from whence.fidelity.rankings import document_losses
-from whence.fidelity.scorers import run_methods
 from whence.interfaces import Certificate, LabResult, MethodSummary, Reading, Truth
 
 __all__ = ["OWN", "Evaluation", "baselines", "evaluate", "possible_measures"]
@@ -93,7 +92,7 @@ def evaluate(lab: Lab, specs: Sequence[MethodSpec] = (), *, exact: bool = False,
     own, summary = _own(lab, exact)
     names = {spec.name for spec in specs}
     every = [*(spec for spec in baselines() if spec.name not in names), *specs]
-    scored = run_methods(lab.owner, lab.queries, every, lab.owner.run.fidelity / "methods", lab.report)
+    scored = lab.run(every)
     scores = {summary.name: own, **{each.summary.name: each.scores for each in scored}}
     found = [measured for measure in measures for measured in _take(lab, measure, scores, summary.name)]
     result = _result(lab, [summary, *(each.summary for each in scored)], found, command)

@@ -20,10 +20,12 @@ from whence.fidelity.lab_settings import LabSettings
 from whence.fidelity.lds import lds, lds_difference
 from whence.fidelity.leave_out import changes, leave_one_out, removal, removal_plan, tail_patch_plan
 from whence.fidelity.leave_out import tail_patch as measure_patches
+from whence.fidelity.methods import MethodSpec
 from whence.fidelity.mislabel import mislabel
 from whence.fidelity.patch import tail_patch
 from whence.fidelity.retrain import retrain
 from whence.fidelity.retrieval import retrieval
+from whence.fidelity.scorers import Scored, run_methods
 from whence.fidelity.subsets import halves, keys, whole, without
 from whence.fidelity.tasks import LanguageTask
 from whence.interfaces import EncodedQuery, Measure, Query, Reading, Truth
@@ -131,6 +133,15 @@ class Lab:
         training = self.training.model_copy(update={**gentle, "learning_rate": self.training.learning_rate / 10})
         return self.held(training), Start(model.model, False, model.adapter)
 
+    def run(self, specs: Sequence[MethodSpec]) -> list[Scored]:
+        """Score by methods, or read back what they scored before."""
+
+        def report(_: str, done: int, total: int) -> None:
+            if self.report is not None:
+                self.report("methods", done, total)
+
+        return run_methods(self.owner, self.queries, specs, self.owner.run.fidelity / "methods", report)
+
     # ------------------------------------------------------------------ truths
 
     @cached_property
@@ -150,7 +161,7 @@ class Lab:
     ) -> Array:
         """Rise of each query's loss when sets of documents are left out, [sets, R, Q]; the rest trains alike."""
         bank = self.bank(self.held(training), start)
-        kept = np.concatenate([whole(self.documents)[None], without(self.documents, removed)])
+        kept = np.concatenate([whole(self.documents), without(self.documents, removed)])
         found = self.losses(bank, kept, seeds)
         return changes(found[1:], found[0])
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from whence.errors import InputError
 from whence.fidelity.experiments import Lab
 from whence.fidelity.lds import lds, lds_difference
-from whence.fidelity.methods import BLOCKS, MethodSpec
-from whence.fidelity.scorers import Scored, run_methods
+from whence.fidelity.methods import BLOCKS, MethodSpec, method_of
+from whence.fidelity.scorers import select_sites
 from whence.interfaces import Cost, Estimate
 from whence.runs import Run, write_bytes, write_json
 
@@ -78,6 +78,7 @@ class Tuned:
         cost, default_cost: What they cost.
         chosen_lds, default_lds: LDS on the reported half.
         gain: Their difference on the same resamples.
+        sites: Names of the chosen sites; empty for all that the run has.
         candidates: Everything that was tried.
     """
 
@@ -88,6 +89,7 @@ class Tuned:
     chosen_lds: Estimate
     default_lds: Estimate
     gain: Estimate
+    sites: tuple[str, ...]
     candidates: tuple[Candidate, ...]
 
     def settings(self) -> dict[str, dict[str, object]]:
@@ -97,7 +99,9 @@ class Tuned:
         recipe |= {"projection": chosen.projection} if chosen.projection != "auto" else {}
         recipe |= {"coordinates": chosen.coordinates} if chosen.coordinates is not None else {}
         recipe["damping"] = {"kind": chosen.rule.kind, "value": chosen.rule.value}
-        return {"model": {"sites": list(chosen.sites)}, "recipe": recipe}
+        if not self.sites:
+            return {"recipe": recipe}
+        return {"model": {"sites": list(self.sites)}, "recipe": recipe}
 
 
 class _Tuner:
@@ -113,12 +117,6 @@ class _Tuner:
             )
         self.candidates: list[Candidate] = []
 
-    def run(self, specs: Sequence[MethodSpec]) -> list[Scored]:
-        """Score methods, or read them back."""
-        return run_methods(
-            self.lab.owner, self.lab.queries, specs, self.lab.owner.run.fidelity / "methods", self.lab.report
-        )
-
     def part(self, scores: Array, report: bool) -> tuple[Array, NDArray[np.bool_], Array]:
         """Scores, subsets and losses of the tuning half or of the reported one; no query and no subset is in both."""
         half = slice(int(report), None, 2)
@@ -127,7 +125,7 @@ class _Tuner:
     def best(self, specs: Sequence[MethodSpec], choice: str, free: bool) -> MethodSpec:
         """The best on the tuning half, within the budget unless `free`; all are kept as candidates."""
         tried = []
-        for scored in self.run(specs):
+        for scored in self.lab.run(specs):
             assert scored.summary.cost is not None
             value = lds(*self.part(scored.scores, False), draws=self.lab.settings.draws, seed=self.lab.settings.seed)
             within = self.budget.holds(scored.summary.cost)
@@ -166,19 +164,7 @@ def tune(lab: Lab, budget: Budget) -> Tuned:
 
 def _default(lab: Lab) -> MethodSpec:
     """The settings the run has now."""
-    recipe, config = lab.owner.recipe(), lab.owner.config
-    damping = "weight_decay" if recipe.damping.kind == "weight_decay" else "damping"
-    return MethodSpec.model_validate(
-        {
-            "name": "this run's settings",
-            "curvature": recipe.method,
-            "sites": config.model.sites,
-            "bits": recipe.bits,
-            "projection": recipe.projection,
-            "coordinates": recipe.coordinates,
-            **({} if recipe.method == "identity" else {damping: recipe.damping.value}),
-        }
-    )
+    return method_of(lab.owner.recipe()).model_copy(update={"name": "this run's settings"})
 
 
 def _by_sites(lab: Lab, like: MethodSpec) -> list[MethodSpec]:
@@ -207,7 +193,7 @@ def _changed(like: MethodSpec, **changes: object) -> MethodSpec:
 def _report(tuner: _Tuner, chosen: MethodSpec, default: MethodSpec) -> Tuned:
     settings = tuner.lab.settings
     draws = {"draws": settings.draws, "seed": settings.seed}
-    ours, theirs = tuner.run([chosen, default])
+    ours, theirs = tuner.lab.run([chosen, default])
     assert ours.summary.cost is not None
     assert theirs.summary.cost is not None
     mine, kept, losses = tuner.part(ours.scores, True)
@@ -220,6 +206,7 @@ def _report(tuner: _Tuner, chosen: MethodSpec, default: MethodSpec) -> Tuned:
         chosen_lds=lds(mine, kept, losses, **draws),
         default_lds=lds(other, kept, losses, **draws),
         gain=lds_difference(mine, other, kept, losses, **draws),
+        sites=select_sites(tuner.lab.owner.sites, chosen.sites) if chosen.sites else (),
         candidates=tuple(tuner.candidates),
     )
 
