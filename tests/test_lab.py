@@ -220,3 +220,18 @@ def test_a_certificate_prefers_what_rests_on_retraining():
     assert "8 models retrained" in found.line
     assert certify(result_with(), "ours", "recipe", "corpus").state == "not measured"
     assert certify(result_with("mrr"), "ours", "recipe", "corpus").measure == "mrr"
+
+
+def test_a_later_call_adds_to_a_certificate_and_does_not_replace_what_says_more():
+    from whence.fidelity.certificate import certify, joined
+
+    first = certify(result_with("lds", "mrr"), "ours", "recipe", "corpus")
+    later = certify(result_with("tail-patch", "mrr"), "ours", "recipe", "corpus")
+    both = joined(later, first)
+    assert both.measure == "lds"
+    assert both.line == first.line
+    assert sorted({reading.measure for reading in both.readings}) == ["lds", "mrr", "tail-patch"]
+    assert len(both.readings) == 6
+    assert joined(first, later).measure == "lds"
+    assert joined(later, first.model_copy(update={"training": "otherwise"})) == later
+    assert joined(later, None) == later

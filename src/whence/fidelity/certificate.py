@@ -2,7 +2,7 @@
 
 from whence.interfaces import Certificate, Estimate, LabResult, Measure, Reading, Truth
 
-__all__ = ["PREFERENCE", "certify"]
+__all__ = ["PREFERENCE", "certify", "joined"]
 
 PREFERENCE: tuple[Measure, ...] = ("lds", "loo", "further-training", "removal", "tail-patch", "recall", "mrr")
 """Which measure the line gives, if several were taken: what covers the whole ranking and rests on retraining first."""
@@ -34,7 +34,7 @@ def certify(result: LabResult, method: str, recipe: str, corpus: str, bm25: str 
     """
     chosen = next((m for m in PREFERENCE if result.reading(m, method) is not None), None)
     if chosen is None:
-        return Certificate(recipe=recipe, corpus=corpus)
+        return Certificate(recipe=recipe, corpus=corpus, model=result.model, training=result.training)
     reading, truth = result.reading(chosen, method), result.truth(chosen)
     assert reading is not None
     assert truth is not None
@@ -73,3 +73,24 @@ def _basis(truth: Truth) -> str:
     if not truth.retrains:
         return f"{truth.queries} queries, no retraining: {truth.about}" if truth.about else f"{truth.queries} queries"
     return f"{truth.queries} queries, {truth.retrains} models retrained: {truth.about}"
+
+
+def joined(new: Certificate, old: Certificate | None) -> Certificate:
+    """A certificate with what an earlier one of the same ranking, model and training has besides.
+
+    The line is that of the measure that says most, whichever call took it; a measure taken again replaces its reading.
+    """
+    if old is None or old.state != "measured" or _bound(old) != _bound(new):
+        return new
+    taken = {reading.measure for reading in new.readings}
+    readings = (*new.readings, *(reading for reading in old.readings if reading.measure not in taken))
+    return (old if _says_more(old, new) else new).model_copy(update={"readings": readings})
+
+
+def _bound(certificate: Certificate) -> tuple[str, ...]:
+    return certificate.recipe, certificate.corpus, certificate.model, certificate.training
+
+
+def _says_more(old: Certificate, new: Certificate) -> bool:
+    assert old.measure is not None
+    return new.measure is None or PREFERENCE.index(old.measure) < PREFERENCE.index(new.measure)

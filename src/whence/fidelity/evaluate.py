@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import whence
-from whence.attributor.certified import EXACT, write_certificate
+from whence.attributor.certified import EXACT, read_certificates, write_certificate
 from whence.errors import InputError
-from whence.fidelity.certificate import certify
+from whence.fidelity.certificate import certify, joined
 from whence.fidelity.costs import Meter
 from whence.fidelity.experiments import BM25, GOLD, RANDOM, Lab, Measured
 from whence.fidelity.lab_settings import MEASURES
@@ -97,8 +97,9 @@ def evaluate(lab: Lab, specs: Sequence[MethodSpec] = (), *, exact: bool = False,
     found = [measured for measure in measures for measured in _take(lab, measure, scores, summary.name)]
     result = _result(lab, [summary, *(each.summary for each in scored)], found, command)
     corpus = lab.owner.corpus.fingerprint
-    recipe = lab.owner.recipe().name
-    certificate = certify(result, summary.name, f"{recipe}-{EXACT}" if exact else recipe, corpus)
+    name = lab.owner.recipe().name + (f"-{EXACT}" if exact else "")
+    earlier = read_certificates(lab.owner.run).get(name)
+    certificate = joined(certify(result, summary.name, name, corpus), earlier)
     write_certificate(lab.owner.run, certificate)
     return Evaluation(result, certificate)
 
