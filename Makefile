@@ -41,8 +41,9 @@ bench: $(USE)  ## cost and agreement beside kronfluence and bergson (minutes; in
 	$(BIN)/python benchmarks/scan_kernels.py
 	$(BIN)/python benchmarks/main_job.py
 
-docs: $(DOCS)  ## write the command line's page anew and build site/
+docs: $(DOCS)  ## write the command line's page and the lab's tables anew and build site/
 	$(BIN)/python scripts/cli_docs.py
+	$(BIN)/python scripts/lab_docs.py
 	$(BIN)/mkdocs build --strict
 
 $(BIN)/pip:

@@ -100,7 +100,8 @@ def evaluate(lab: Lab, specs: Sequence[MethodSpec] = (), *, exact: bool = False,
     name = lab.owner.recipe().name + (f"-{EXACT}" if exact else "")
     earlier = read_certificates(lab.owner.run).get(name)
     certificate = joined(certify(result, summary.name, name, corpus), earlier)
-    write_certificate(lab.owner.run, certificate)
+    if certificate.state == "measured":
+        write_certificate(lab.owner.run, certificate)
     return Evaluation(result, certificate)
 
 
