@@ -6,7 +6,7 @@ from scipy.stats import spearmanr
 
 from whence.errors import InputError, NumericalError
 from whence.fidelity import bootstrap
-from whence.fidelity.bootstrap import crossed, drawn_counts, estimate, mean_over, query_mean
+from whence.fidelity.bootstrap import crossed, drawn_counts, estimate, mean_over, narrowed, query_mean
 from whence.fidelity.ceiling import ceiling
 from whence.fidelity.correlation import pearson, rank, spearman
 from whence.fidelity.datamodel import datamodel
@@ -166,12 +166,27 @@ def test_both_axes_count(rng):
     rows = rng.normal(size=(30, 1)) + np.zeros((1, 40))
     table = rows + rng.normal(size=(1, 40))
     drawn = crossed(lambda chosen, taken: query_mean(taken @ table.T / 40, chosen), (30, 40), 3000, 0)
-    expected = np.sqrt(rows[:, 0].var() / 30 + table[0].var() / 40)
-    assert drawn.std() == pytest.approx(expected, rel=0.06)
+    by_row, by_column = rows[:, 0].var() / 30, table[0].var() / 40
+    assert drawn.std(1) == pytest.approx(np.sqrt([by_row + by_column, by_row, by_column]), rel=0.06)
+    assert narrowed(drawn, 0.5).std() == pytest.approx(drawn[0].std(), rel=0.06)
+
+
+def test_differences_from_cell_to_cell_count_once_and_not_three_times(rng):
+    wide, right = [], []
+    for repeat in range(60):
+        table = rng.normal(size=(30, 40))
+        drawn = crossed(lambda one, two, cells=table: query_mean(two @ cells.T / 40, one), (30, 40), 200, repeat)
+        wide.append(drawn[0].var())
+        right.append(narrowed(drawn, 0.5).var())
+        assert narrowed(drawn, 0.5).mean() == pytest.approx(0.5)
+    assert np.mean(wide) == pytest.approx(3 / 1200, rel=0.1)
+    # A little more than 1/1200: what a table seems to show under a third is raised to a third.
+    assert 1 / 1200 < np.mean(right) < 1.25 / 1200
 
 
 def test_an_interval_holds_its_value_and_one_query_has_none():
     assert estimate(3.0, np.array([1.0, 2.0]), (9,)).high == 3.0
+    assert estimate(0.9, np.linspace(0.5, 1.5, 9), (9,), (0.0, 1.0)).high == 1.0
     assert estimate(0.2, np.full(9, 0.2), (1,)).model_dump() == pytest.approx({"value": 0.2, "low": -0.6, "high": 0.6})
 
 

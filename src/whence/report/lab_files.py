@@ -21,7 +21,7 @@ from whence.report.records import dumps, read_record
 from whence.report.text import MISSING, compact, number, one_line, visible
 from whence.runs import storage_errors, write_bytes
 
-__all__ = ["load_lab", "save_lab"]
+__all__ = ["as_csv", "as_markdown", "load_lab", "save_lab"]
 
 SCHEMA = 1
 _PLOTS: tuple[Plot, ...] = ("cost", "bytes")
@@ -91,15 +91,15 @@ def _content(result: LabResult, certificate: Certificate | None) -> dict[str, tu
     links = ["results.json", "table.csv", "table.md", *plots]
     text = dumps({"schema": SCHEMA, **result.model_dump()}, indent=1) + "\n"
     return {
-        "csv": ("table.csv", _csv(found).encode("utf-8")),
-        "markdown": ("table.md", _markdown(found).encode("utf-8")),
+        "csv": ("table.csv", as_csv(found).encode("utf-8")),
+        "markdown": ("table.md", as_markdown(found).encode("utf-8")),
         **{name: (name, data) for name, data in plots.items()},
         "page": ("page.html", lab_page(result, drawings, links, certificate).encode("utf-8")),
         "result": ("results.json", text.encode("ascii")),
     }
 
 
-def _csv(found: Sheet) -> str:
+def as_csv(found: Sheet) -> str:
     """One row per method, plain numbers; the noise ceiling is a row of kind ``ceiling``."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -127,7 +127,7 @@ def _estimates(found: Sheet, row: Row | None) -> Mapping[Measure, Estimate]:
     return found.ceilings if row is None else row.estimates
 
 
-def _markdown(found: Sheet) -> str:
+def as_markdown(found: Sheet) -> str:
     """The table as Markdown, the leading values bold."""
     heads = ["method", "kind", *(f"{WORDS[m].title} ({WORDS[m].unit})" for m in found.measures), "passes", "seconds",
              "bytes per document"]  # fmt: skip

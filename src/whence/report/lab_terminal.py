@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -108,11 +109,9 @@ def _table(found: Sheet, columns: Sequence[_Column], console: Console) -> Table:
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("method", no_wrap=True, overflow=overflow(console), min_width=12)
     for column in columns:
-        for i, head in enumerate(column.heads):
-            table.add_column(
-                say(console, head), justify="left" if head == "95 %" else "right", no_wrap=True, min_width=0
-            )
-            del i
+        for head in column.heads:
+            side: Literal["left", "right"] = "left" if head == _INTERVAL else "right"
+            table.add_column(say(console, head), justify=side, no_wrap=True, overflow=overflow(console))
     for title, rows in found.groups:
         if len(found.groups) > 1 or title != "Methods":
             table.add_row(Text(say(console, title), style="bold dim"))
@@ -125,7 +124,7 @@ def _table(found: Sheet, columns: Sequence[_Column], console: Console) -> Table:
 
 
 def _name(row: Row, console: Console) -> Text:
-    text = f"  {shorten(row.name, _NAME, 'both')}"
+    text = f"  {shorten(say(console, row.name), _NAME, 'both')}"
     return Text(say(console, text), style="yellow" if row.method.kind == "baseline" else "")
 
 
