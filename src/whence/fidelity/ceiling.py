@@ -64,7 +64,7 @@ def ceiling(losses: Array, *, draws: int = 1000, seed: int = 0) -> Estimate | No
     whole, noise = _agreement(halves)[0], _noise(halves, subsets)
     value = float(_reached(whole[None], np.ones((1, queries), np.int64), noise, times)[0])
     drawn = crossed(partial(_resampled, halves, noise, times), (queries, subsets), draws, seed)
-    return estimate(value, drawn, (queries, subsets), SHARE)
+    return estimate(value, drawn[0], (queries, subsets), SHARE)
 
 
 def _halves(losses: Array, seed: int) -> list[tuple[Ranks, Ranks]]:

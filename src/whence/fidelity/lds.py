@@ -29,7 +29,8 @@ def predictions(scores: Array, kept: NDArray[np.bool_]) -> Array:
 
     Returns:
         [S, Q]: the sum of the scores of the documents that are *not* kept, rounded at 1e-12 of the largest possible sum
-        so that subsets which tie but for the order of summation do tie.
+        so that subsets which tie but for the order of summation do tie. Where training takes the mean over the documents
+        it is given, the observed differences are N / (documents kept) times as large; their order is the same.
 
     Raises:
         InputError: The shapes do not fit.
@@ -114,7 +115,7 @@ def mean_spearman(predicted: Ranks, observed: Ranks, *, draws: int, seed: int) -
 
 
 def spearman_draws(predicted: Ranks, observed: Ranks, *, draws: int, seed: int) -> Array:
-    """`mean_spearman` on each resample of queries and units, [draws]."""
+    """`mean_spearman` on each resample: of queries and units, of queries alone, of units alone; [3, draws]."""
     return crossed(partial(_resampled, predicted, observed), predicted.shape, draws, seed)
 
 
