@@ -56,10 +56,10 @@ def test_a_grid(tmp_path):
         """,
     )
     assert [spec.name for spec in specs] == [
-        "EK-FAC, blocks, 1 bit, damping 0.01",
-        "EK-FAC, blocks, 1 bit, damping 0.1",
-        "EK-FAC, blocks, exact, damping 0.01",
-        "EK-FAC, blocks, exact, damping 0.1",
+        "EK-FAC blocks, 1 bit, damping 0.01",
+        "EK-FAC blocks, 1 bit, damping 0.1",
+        "EK-FAC blocks, exact, damping 0.01",
+        "EK-FAC blocks, exact, damping 0.1",
         "sketch [coordinates 64, sites *.mlp.*]",
         "sketch [coordinates 64, sites lm_head blocks]",
         "sketch [coordinates 128, sites *.mlp.*]",

@@ -112,10 +112,10 @@ def curvature_of(owner, folder, names, method):
 
 
 INFLUENCE = {
-    "diagonal, blocks, exact": ("diagonal", BLOCK_NAMES),
-    "K-FAC, blocks, exact": ("kfac", BLOCK_NAMES),
-    "EK-FAC, blocks, exact": ("ekfac", BLOCK_NAMES),
-    "EK-FAC, all sites, exact": ("ekfac", ()),
+    "diagonal blocks, exact": ("diagonal", BLOCK_NAMES),
+    "K-FAC blocks, exact": ("kfac", BLOCK_NAMES),
+    "EK-FAC blocks, exact": ("ekfac", BLOCK_NAMES),
+    "EK-FAC, exact": ("ekfac", ()),
 }
 
 
@@ -137,7 +137,7 @@ def test_gradient_dot_and_cosine(lab, truth):
     cosines = dots / asked.norm(dim=1)[:, None] / seen.norm(dim=1)
     assert relative(torch.from_numpy(lab["gradient cosine"].scores), cosines) < 1e-9
     inside = sum(queries[n] @ documents[n].T for n in BLOCK_NAMES)
-    assert relative(torch.from_numpy(lab["identity, blocks, exact"].scores), inside / N) < 1e-9
+    assert relative(torch.from_numpy(lab["identity blocks, exact"].scores), inside / N) < 1e-9
 
 
 def test_baselines_are_what_they_say(owner, lab, truth):
@@ -157,13 +157,13 @@ def test_baselines_are_what_they_say(owner, lab, truth):
 
 def test_codes_come_near_the_scores_they_stand_for(owner, lab, place):
     eight = run_methods(owner, QUERIES, [EIGHT_BITS], place / "lab")[0].scores
-    exact = lab["EK-FAC, all sites, exact"].scores
+    exact = lab["EK-FAC, exact"].scores
     near, whole, sketch = (
         np.corrcoef(exact.ravel(), scores.ravel())[0, 1]
         for scores in (
             eight,
-            lab["EK-FAC, all sites, 1 bit, whole"].scores,
-            lab["EK-FAC, all sites, 1 bit, 64 coordinates"].scores,
+            lab["EK-FAC, 1 bit"].scores,
+            lab["EK-FAC, 1 bit, kronecker 64"].scores,
         )
     )
     assert near > 0.999
@@ -244,7 +244,7 @@ def test_queries_are_scored_one_by_one(owner, lab, tmp_path):
 
 
 def test_a_result_belongs_to_its_queries_and_settings(owner, lab, place):
-    spec = MethodSpec(name="EK-FAC, all sites, exact", curvature="ekfac", damping=1.0)
+    spec = MethodSpec(name="EK-FAC, exact", curvature="ekfac", damping=1.0)
     (other,) = run_methods(owner, QUERIES, [spec], place / "lab")
     assert not np.allclose(other.scores, lab[spec.name].scores), "one name, other settings"
     (fewer,) = run_methods(owner, QUERIES[1:], [MethodSpec(curvature="ekfac")], place / "lab")
@@ -260,7 +260,7 @@ def test_a_result_belongs_to_its_queries_and_settings(owner, lab, place):
 def test_an_index_of_the_run_is_a_method(owner, lab, place):
     recipe = Recipe(bits=1, projection="none", precision="full")
     (scored,) = run_methods(owner, QUERIES, [method_of(recipe)], place / "lab")
-    np.testing.assert_allclose(scored.scores, lab["EK-FAC, all sites, 1 bit, whole"].scores, rtol=1e-6)
+    np.testing.assert_allclose(scored.scores, lab["EK-FAC, 1 bit"].scores, rtol=1e-6)
     with pytest.raises(InputError, match="is damped by λ = 1"):
         method_of(Recipe(damping={"kind": "absolute", "value": 1.0}))
 
@@ -276,11 +276,11 @@ def test_costs_are_honest_about_what_is_shared(lab):
         assert each.query > 0, name
         if not name.startswith(("EK-FAC", "K-FAC", "diagonal")):
             assert each.fit == 0, name
-    whole = [cost[name] for name in cost if name.startswith("EK-FAC, all sites")]
+    whole = [cost[name] for name in cost if name.startswith("EK-FAC, ")]
     assert len({each.fit for each in whole}) == 1, "one fit, one cost"
-    assert 0 < cost["K-FAC, blocks, exact"].fit < cost["EK-FAC, blocks, exact"].fit
-    assert cost["diagonal, blocks, exact"].fit > 0
-    exact, coded = cost["EK-FAC, all sites, exact"], cost["EK-FAC, all sites, 1 bit, whole"]
+    assert 0 < cost["K-FAC blocks, exact"].fit < cost["EK-FAC blocks, exact"].fit
+    assert cost["diagonal blocks, exact"].fit > 0
+    exact, coded = cost["EK-FAC, exact"], cost["EK-FAC, 1 bit"]
     assert exact.index == exact.bytes_per_document == 0
     assert coded.index > 0
     sizes = [cost[name].bytes_per_document for name in cost if "1 bit" in name]

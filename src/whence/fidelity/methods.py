@@ -191,16 +191,19 @@ def method_of(recipe: Recipe, sites: Sequence[str] = ()) -> MethodSpec:
 
 
 def _title(spec: MethodSpec) -> str:
-    """A name from the settings: ``EK-FAC, blocks, 1 bit, 256 coordinates``."""
+    """A name from the settings, short since tables and plots have many: ``EK-FAC blocks, 1 bit, kronecker 256``.
+
+    All sites go unsaid.
+    """
     main = spec.curvature or spec.baseline or Path(spec.scores or "").stem
-    parts = [_TITLES.get(main, main)]
-    if spec.sites or spec.kind == "influence":
-        parts.append(" ".join(spec.sites) or "all sites")
+    parts = [" ".join([_TITLES.get(main, main), *spec.sites])]
     if spec.kind == "influence":
         parts.append("exact" if spec.bits == "exact" else f"{spec.bits} bit")
+    if spec.coordinates is not None:
+        parts.append(f"{'kronecker' if spec.projection == 'auto' else spec.projection} {spec.coordinates}")
     shown = {
-        "projection": "{}", "coordinates": "{} coordinates", "damping": "damping {:g}", "seed": "seed {}",
-        "weight_decay": "weight decay {:g}", "sample": "sample {:g}", "sign": "sign {}",
+        "damping": "damping {:g}", "seed": "seed {}", "weight_decay": "weight decay {:g}", "sample": "sample {:g}",
+        "sign": "sign {}",
     }  # fmt: skip
     given = spec.model_dump(exclude_defaults=True)
     parts += [text.format(given[key]) for key, text in shown.items() if key in given]
@@ -290,7 +293,7 @@ def default_methods() -> tuple[MethodSpec, ...]:
     """What every lab compares: the baselines, and curvature by curvature, then codes smaller and smaller.
 
     >>> [spec.name for spec in default_methods()][-4:-2]
-    ['EK-FAC, all sites, 1 bit, whole', 'EK-FAC, all sites, 1 bit, 1024 coordinates']
+    ['EK-FAC, 1 bit', 'EK-FAC, 1 bit, kronecker 1024']
     """
     baselines: tuple[Baseline, ...] = ("random", "length", "loss", "bm25", "tfidf")
     blocks: tuple[Method, ...] = ("identity", "diagonal", "kfac", "ekfac")
@@ -302,6 +305,6 @@ def default_methods() -> tuple[MethodSpec, ...]:
         MethodSpec(baseline="gradient-cosine"),
         *(MethodSpec(curvature=each, sites=(BLOCKS,)) for each in blocks),
         MethodSpec(curvature="ekfac"),
-        MethodSpec(name="EK-FAC, all sites, 1 bit, whole", curvature="ekfac", bits=1, projection="none"),
+        MethodSpec(curvature="ekfac", bits=1, projection="none"),
         *(MethodSpec(curvature="ekfac", bits=1, coordinates=count) for count in _SKETCHES),
     )

@@ -17,7 +17,7 @@ from whence.report.text import MISSING, compact, count, number, one_line, shorte
 
 __all__ = ["show_certificate", "show_lab"]
 
-_NAME = 28  # characters of a method's name, at most
+_NAME = 32  # characters of a method's name, at most
 _LEADS = "*"
 _INTERVAL = "95 %"
 _GAP = 2
@@ -60,7 +60,7 @@ def _show_head(result: LabResult, console: Console) -> None:
     line(console, ("Fidelity lab", "bold"), f"  {one_line(result.model)}")
     line(
         console,
-        f"{count(result.documents)} documents, {count(result.queries)} queries; retrained with "
+        f"{count(result.documents)} documents, {count(result.queries)} queries; retrained "
         f"{one_line(result.training)}",
     )
 
