@@ -130,7 +130,7 @@ def evaluate(
         return
     with _progress() as report:
         found = evaluate_lab(_with(lab, report), specs, exact=exact, command=_typed())
-    written = save_lab(found.result, owner.run.fidelity / "lab")
+    written = save_lab(found.result, owner.run.fidelity / "lab", found.certificate)
     console = console_of()
     show_lab(found.result, console)
     show_certificate(found.certificate, console)

@@ -17,7 +17,7 @@ from whence.report.text import shorten
 __all__ = ["AXES", "HEIGHT", "WIDTH", "Axis", "Mark", "Picture", "picture"]
 
 WIDTH, HEIGHT = 760, 460
-_NAME = 32  # characters
+_NAME = 30  # characters
 _MARK = 5.5  # half a mark, pixels
 
 

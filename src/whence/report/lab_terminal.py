@@ -17,7 +17,7 @@ from whence.report.text import MISSING, compact, count, number, one_line, shorte
 
 __all__ = ["show_certificate", "show_lab"]
 
-_NAME = 32  # characters of a method's name, at most
+_NAME = 30  # characters of a method's name, at most
 _LEADS = "*"
 _INTERVAL = "95 %"
 _GAP = 2
