@@ -238,7 +238,7 @@ def test_a_ceiling_needs_a_table_of_three_axes(lab):
 def test_an_oracle_scores_the_ceiling(seeds, noise):
     rng = np.random.default_rng([seeds, int(10 * noise)])
     apart, inside = [], []
-    for _ in range(40):
+    for _ in range(30):
         scores, kept = rng.normal(size=(16, 40)), rng.random((48, 40)) < 0.5
         truth = predictions(scores, kept)
         spread = noise * truth.std() * np.exp(0.5 * rng.normal(size=16))

@@ -29,8 +29,8 @@ def predictions(scores: Array, kept: NDArray[np.bool_]) -> Array:
 
     Returns:
         [S, Q]: the sum of the scores of the documents that are *not* kept, rounded at 1e-12 of the largest possible sum
-        so that subsets which tie but for the order of summation do tie. Where training takes the mean over the documents
-        it is given, the observed differences are N / (documents kept) times as large; their order is the same.
+        so that subsets which tie but for the order of summation do tie. Where training takes the mean over the
+        documents it is given, observed differences are N / (documents kept) times as large, in the same order.
 
     Raises:
         InputError: The shapes do not fit.
