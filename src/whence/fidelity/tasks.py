@@ -20,8 +20,8 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from whence.data import batch_from_sequences, open_corpus
-from whence.errors import InputError
+from whence.data import Corpus, batch_from_sequences, open_corpus, tokenizer_fingerprint
+from whence.errors import InputError, ModelError
 from whence.fidelity.pieces import Piece, Windows, piece_loss
 from whence.fidelity.places import steps_of
 from whence.interfaces import EncodedQuery, EncodedText, Query
@@ -35,6 +35,7 @@ from whence.model import (
     initial_model,
     language_inputs,
     load_model,
+    load_tokenizer,
     optimise,
     read_config,
     reproducible,
@@ -132,11 +133,17 @@ class LanguageTask:
         scratch: Start from fresh weights, which the seed decides, of the same configuration. Otherwise from the stored
             ones (training further, fine-tuning); the seed then decides order and dropout alone.
         adapter: PEFT adapter to start from; then only what it trains is trained.
-        device: auto, cpu, cuda or cuda:N.
+        device: auto, cpu, cuda or cuda:N; with auto and cuda, workers take the CUDA devices in turn.
+        revision: Hub revision of the start.
+        attention: Attention implementation of transformers (sdpa, eager …); its default if None.
+        tokenizer: Directory or hub id, at that revision, of the tokenizer that belongs to the start, if it is not the
+            one that lies beside it.
+        check_tokenizer: Refuse a start whose tokenizer is not the corpus's. A start without a tokenizer, or a corpus of
+            token ids, is taken as it is.
 
     Raises:
         InputError: The corpus was tokenised for another model, or an adapter is to be trained from scratch.
-        ModelError: The model cannot be loaded.
+        ModelError: The model, or the tokenizer that was named, cannot be loaded.
     """
 
     def __init__(
@@ -149,13 +156,20 @@ class LanguageTask:
         scratch: bool = False,
         adapter: str | None = None,
         device: str = "auto",
+        revision: str | None = None,
+        attention: str | None = None,
+        tokenizer: str | Path | None = None,
+        check_tokenizer: bool = True,
     ) -> None:
         if scratch and adapter is not None:
             raise InputError("an adapter cannot be trained from scratch: its base model would be noise; drop one.")
         self.corpus = open_corpus(Path(corpus))
         self.start, self.adapter, self.scratch, self.device = str(start), adapter, scratch, device
+        self.revision, self.attention = revision, attention
         self.training, self.queries = training, tuple(queries)
         self.windows = Windows(self.corpus, training)
+        if check_tokenizer:
+            _refuse_other_tokenizer(self.corpus, self.start, revision, tokenizer)
 
     @property
     def documents(self) -> int:
@@ -177,9 +191,11 @@ class LanguageTask:
     def fingerprint(self) -> Mapping[str, Any]:
         """Training, corpus, and the start's weights or, from scratch, configuration."""
         if self.scratch:
-            start: dict[str, Any] = {"config": config_fingerprint(read_config(self.start))}
+            start: dict[str, Any] = {"config": config_fingerprint(read_config(self.start, self.revision))}
         else:
             start = {key: value for key, value in self.loaded.fingerprint.items() if key != "dtype"}
+        asked = {"revision": self.revision, "attention": self.attention}
+        start |= {key: value for key, value in asked.items() if value is not None}
         return {
             "task": "language",
             "corpus": self.corpus.fingerprint,
@@ -191,12 +207,12 @@ class LanguageTask:
     @cached_property
     def loaded(self) -> LoadedModel:
         """The start with its stored weights."""
-        return load_model(self.start, adapter=self.adapter, dtype=self.training.dtype, device=self.device)
+        return load_model(self.start, adapter=self.adapter, **self._how)
 
     def initial(self, seed: int) -> LoadedModel:
         """A model of its own to train: fresh weights, or a copy of the stored ones."""
         if self.scratch:
-            loaded = initial_model(self.start, seed=seed, dtype=self.training.dtype, device=self.device)
+            loaded = initial_model(self.start, seed=seed, **self._how)
         else:
             loaded = replace(self.loaded, model=copy.deepcopy(self.loaded.model))
         self._refuse_misfit(loaded)
@@ -258,11 +274,13 @@ class LanguageTask:
             "scratch": self.scratch,
             "adapter": self.adapter,
             "device": self.device,
+            "revision": self.revision,
+            "attention": self.attention,
         }
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> "LanguageTask":
-        """The task that `spec` describes."""
+        """The task that `spec` describes, whose tokenizer was checked where the spec was made."""
         return cls(
             spec["corpus"],
             spec["start"],
@@ -271,7 +289,20 @@ class LanguageTask:
             scratch=spec["scratch"],
             adapter=spec["adapter"],
             device=spec["device"],
+            revision=spec["revision"],
+            attention=spec["attention"],
+            check_tokenizer=False,
         )
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        """How the start is loaded, whichever weights it gets."""
+        return {
+            "revision": self.revision,
+            "dtype": self.training.dtype,
+            "device": self.device,
+            "attention": self.attention,
+        }
 
     def _refuse_misfit(self, loaded: LoadedModel) -> None:
         longest = self.windows.longest
@@ -303,6 +334,29 @@ def refuse_empty(kept: Bools, documents: int) -> None:
             f"a training set is one truth value for each of {documents} documents, at least one of them true; got "
             f"shape {kept.shape} with {int(kept.sum())} true."
         )
+
+
+def _refuse_other_tokenizer(corpus: Corpus, start: str, revision: str | None, named: str | Path | None) -> None:
+    if corpus.tokenizer == tokenizer_fingerprint(None):
+        return
+    tokenizer = _tokenizer_beside(start, revision) if named is None else load_tokenizer(str(named), revision)
+    if tokenizer is None or tokenizer_fingerprint(tokenizer) == corpus.tokenizer:
+        return
+    whose = f"the start {start!r}" if named is None else f"the start {start!r}, taken from {str(named)!r},"
+    raise InputError(
+        f"the tokenizer of {whose} differs from the one the corpus was tokenised with, so the same token would be "
+        "another piece of text to it. Give a start with the corpus's tokenizer; if the two differ in special tokens or "
+        "the chat template alone, name the corpus's own tokenizer, or save it beside the start."
+    )
+
+
+def _tokenizer_beside(start: str, revision: str | None) -> Any | None:
+    """The tokenizer saved with a start; without one, transformers may make up an empty one, which is none."""
+    try:
+        tokenizer = load_tokenizer(start, revision)
+    except ModelError:
+        return None
+    return tokenizer if len(tokenizer) > len(tokenizer.all_special_ids) else None
 
 
 def _canonical(record: Mapping[str, Any]) -> str:

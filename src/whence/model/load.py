@@ -133,37 +133,49 @@ def load_model(
     return as_loaded(model.to(where), fingerprint, trained, reference + (f" + {adapter}" if adapter else ""))
 
 
-def initial_model(reference: str, *, seed: int, dtype: str = "float32", device: str = "auto") -> LoadedModel:
+def initial_model(
+    reference: str,
+    *,
+    seed: int,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    attention: str | None = None,
+) -> LoadedModel:
     """A model of the same configuration with fresh weights; nothing but ``config.json`` is read.
 
     Args:
         reference: Directory or hub id.
         seed: Decides the weights, which are drawn in float32 on the CPU and then cast, so that they do not depend on
             dtype and device.
+        revision: Hub revision.
         dtype: float32, bfloat16, float16, float64.
         device: auto, cpu, cuda, cuda:N.
+        attention: Attention implementation of transformers (sdpa, eager …); its default if None.
 
     Raises:
-        ModelError: There is no configuration of a causal language model.
+        ModelError: There is no configuration of a causal language model, or no such attention for it.
     """
     from transformers import AutoModelForCausalLM
 
     where = resolve_device(device)
-    config = read_config(reference)
+    config = read_config(reference, revision)
+    chosen = {} if attention is None else {"attn_implementation": attention}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        except ValueError as error:
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **chosen)
+        except (ValueError, ImportError) as error:
             raise ModelError(
-                f"{reference!r} is not a causal language model: {_first_line(error)}. Give one that is."
+                f"no causal language model{f' with {attention} attention' if attention else ''} can be made of "
+                f"{reference!r}: {_first_line(error)}. Give another model, or an attention that this one has."
             ) from error
     model = model.to(where, _dtype(dtype, where))
     return as_loaded(model, {"config": config_fingerprint(config)}, name=reference)
 
 
-def read_config(reference: str) -> Any:
-    """The transformers configuration of a directory or hub id.
+def read_config(reference: str, revision: str | None = None) -> Any:
+    """The transformers configuration of a directory or hub id, at a hub revision.
 
     Raises:
         ModelError: There is none.
@@ -172,7 +184,7 @@ def read_config(reference: str) -> Any:
 
     _check_directory(reference, "model")
     try:
-        return AutoConfig.from_pretrained(reference)
+        return AutoConfig.from_pretrained(reference, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"could not read the configuration of {reference!r}: {_first_line(error)}. Give a directory made by "

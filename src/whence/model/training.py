@@ -1,7 +1,7 @@
 """How a model is trained, as data. Knows no model."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,7 +21,8 @@ class Training(BaseModel):
         learning_rate: At its peak. Muon's is of AdamW's size, the update being scaled to AdamW's.
         betas: AdamW's decays of the running means of the gradient and its square.
         eps: AdamW's, added to the root of the mean square.
-        momentum: Of SGD and Muon.
+        momentum: Of SGD and Muon. If nothing is said of it, SGD has none and Muon 0.95 that looks ahead, as Jordan et
+            al. (2024) have it.
         nesterov: Whether that momentum looks ahead.
         weight_decay: w. AdamW and Muon: decoupled, each step takes off w times the rate. SGD: w times the weight is
             added to the gradient. lbfgs: w/2 times the squared weights is a term of the mean loss.
@@ -71,6 +72,13 @@ class Training(BaseModel):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     threads: int = Field(default=1, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _momentum_of_muon(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("optimizer") == "muon" and "momentum" not in given:
+            return {"momentum": 0.95, "nesterov": True, **given}
+        return given
 
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
