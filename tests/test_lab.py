@@ -198,6 +198,50 @@ def test_a_damaged_certificate_is_said_to_be_so(copy, refused):  # noqa: F811
     refused("trace", "--run", copy, *ASK, says=("certificate.json is damaged",))
 
 
+def test_queries_that_ask_the_same_or_name_unknown_gold_are_refused(copy, tmp_path, refused, training):  # noqa: F811
+    rows = [{"id": name, "prompt": "the harbour was", "completion": " built before town"} for name in ("a", "b")]
+    twins = write_jsonl(tmp_path / "twins.jsonl", rows)
+    refused("evaluate", "--run", copy, "--query", twins, "--training", training, *SMALL, says=("'a' and 'b' ask",))
+    lost = write_jsonl(tmp_path / "lost.jsonl", [{**rows[0], "metadata": {"gold": ["d1", "nosuch"]}}])
+    refused("evaluate", "--run", copy, "--query", lost, "--training", training, *SMALL, says=("'nosuch'",))
+
+
+def test_shares_train_the_subsets_and_one_call_does_the_rest(copy, whence, queries, training):  # noqa: F811
+    options = ("--run", copy, "--query", queries, "--training", training, *SMALL, "--measures", "lds")
+    assert "6 of 12 models" in whence("evaluate", *options, "--shares", "0/2")
+    assert not (copy / "fidelity" / "certificate.json").exists()
+    assert "12 of 12 models" in whence("evaluate", *options, "--shares", "1/2")
+    assert "Nothing has to be retrained" in whence("evaluate", *options, "--estimate")
+    whence("evaluate", *options)
+    assert (copy / "fidelity" / "certificate.json").is_file()
+
+
+def test_nothing_is_fitted_before_the_question_is_read(home, model, data, tmp_path, refused, training):  # noqa: F811
+    new = ("--run", tmp_path / "new", "--model", model, "--data", data)
+    refused("evaluate", *new, "--query", tmp_path / "nothere.jsonl", "--training", training, says=("nothere.jsonl",))
+    assert not (tmp_path / "new" / "curvature").exists()
+
+
+def test_the_run_s_own_name_is_its_own(copy, tmp_path, refused, queries, training):  # noqa: F811
+    np.save(tmp_path / "x.npy", np.zeros((6, 24)))
+    theirs = f"this run's index={tmp_path / 'x.npy'}"
+    refused("evaluate", "--run", copy, "--query", queries, "--training", training, "--scores", theirs, says=("a name",))
+
+
+def test_patches_are_kept(copy, whence, queries, training):  # noqa: F811
+    options = ("--run", copy, "--query", queries, "--training", training, "--measures", "tail-patch", "--removed", 2)
+    whence("evaluate", *options)
+    first = (copy / "fidelity" / "certificate.json").read_bytes()
+    kept = {path: path.stat().st_mtime_ns for path in copy.glob("fidelity/patches/*/*.json")}
+    assert kept
+    next(iter(kept)).unlink()
+    whence("evaluate", *options)
+    assert (copy / "fidelity" / "certificate.json").read_bytes() == first
+    assert sum(path.stat().st_mtime_ns != kept[path] for path in kept) == 1
+    stored = json.loads((copy / "fidelity" / "certificate.json").read_text())["certificates"]
+    assert "trained" not in next(iter(stored.values()))["line"]
+
+
 # ---------------------------------------------------------------------- the certificate alone
 
 
@@ -233,5 +277,5 @@ def test_a_later_call_adds_to_a_certificate_and_does_not_replace_what_says_more(
     assert sorted({reading.measure for reading in both.readings}) == ["lds", "mrr", "tail-patch"]
     assert len(both.readings) == 6
     assert joined(first, later).measure == "lds"
-    assert joined(later, first.model_copy(update={"training": "otherwise"})) == later
+    assert joined(later, first.model_copy(update={"basis": "otherwise"})) == later
     assert joined(later, None) == later

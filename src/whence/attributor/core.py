@@ -87,7 +87,8 @@ class Attributor:
         if stored is not None and merged["model"].get("dtype") == "auto":
             merged["model"]["dtype"] = stored["fingerprints"]["model"]["dtype"]
         chosen = checked(ModelConfig, merged["model"])
-        self.loaded, self.tokenizer = self._load(_found(chosen, started), device)
+        self.source, self.device = _found(chosen, started), device
+        self.loaded, self.tokenizer = self._load(self.source, device)
         merged["model"]["dtype"] = self.loaded.fingerprint["dtype"]  # what auto meant, wherever the run goes on
         self.config = complete(merged, self.loaded.context, self.loaded.vocabulary)
         if self.config.fit.pack and not self.loaded.packs:

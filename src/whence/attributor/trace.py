@@ -251,6 +251,7 @@ class _View:
         opponents = tuple(make.hit(document, rank, values, True) for rank, document in enumerate(worst, 1))
         return Trace(
             query_id=query.id,
+            query=query.query.model_dump(mode="json", exclude_none=True),
             prompt=query.query.prompt or _conversation(query.query),
             completion=query.query.completion or _last_message(query.query),
             contrast=query.query.contrast,

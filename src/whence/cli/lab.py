@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "tune"]
 
 _LONG_HOURS = 12.0
-_RECIPES = ("training.json", "training.toml", "trainer_state.json")
 
 QUERY = Annotated[
     str | None,
@@ -123,10 +122,8 @@ def evaluate(
     )
     specs = [*_methods(pareto), *_imported(scores or ())]
     owner = open_run(run, model, data, {"config": config}, device)
-    if not _ready(owner):
-        return
     lab = _lab(owner, query, training, start, settings, workers, shares)
-    if _said_cost(lab, estimate, yes, len(specs)):
+    if not _prepared(lab, estimate, yes, len(specs)):
         return
     with _progress() as report:
         found = evaluate_lab(_with(lab, report), specs, exact=exact, command=_typed())
@@ -166,10 +163,8 @@ def tune(
 
     settings = _settings(LabSettings, measures=("lds",), subsets=subsets, seeds=seeds)
     owner = open_run(run, None, None, {}, device)
-    if not _ready(owner):
-        return
     lab = _lab(owner, query, training, start, settings, workers, shares)
-    if _said_cost(lab, estimate, yes):
+    if not _prepared(lab, estimate, yes):
         return
     with _progress() as report:
         found = tune_lab(_with(lab, report), Budget(budget_bytes, budget_passes))
@@ -231,13 +226,12 @@ def _queries(owner: "Attributor", path: str | None) -> "list[Query]":
 
     if path is not None:
         return load_queries(path)
-    found: dict[tuple[str, str, str | None], Query] = {}
+    found: dict[str, Query] = {}
     for folder in sorted(owner.run.traces.glob("*/result.json")):
         for trace in load(folder.parent).traces:
-            key = (trace.prompt, trace.completion, trace.contrast)
-            found[key] = Query(
-                id=f"q{len(found) + 1}", prompt=trace.prompt, completion=trace.completion, contrast=trace.contrast
-            )
+            asked = {key: value for key, value in trace.query.items() if key != "id"}
+            if asked:
+                found[repr(sorted(asked.items()))] = Query.model_validate({**asked, "id": f"q{len(found) + 1}"})
     if not found:
         raise QueryError(
             "whose answers should be measured? Give --query with a JSONL file of questions and answers, best 16 or "
@@ -248,42 +242,66 @@ def _queries(owner: "Attributor", path: str | None) -> "list[Query]":
 
 def _training(owner: "Attributor", path: Path | None) -> Any:
     from whence.fidelity import load_training
+    from whence.fidelity.recipes import RECIPES
 
-    model = Path(owner.config.model.model)
-    places = [path] if path is not None else [model / name for name in _RECIPES if (model / name).is_file()]
-    if not places:
+    model = Path(owner.source.model)
+    found = path or next((model / name for name in RECIPES if (model / name).is_file()), None)
+    if found is None:
         raise InputError(
-            f"how was the model trained? There is no {', '.join(_RECIPES)} beside {model}; give --training with a TOML "
+            f"how was the model trained? There is no {', '.join(RECIPES)} beside {model}; give --training with a TOML "
             'file such as\n  optimizer = "adamw"\n  learning_rate = 3e-4\n  epochs = 3\n  batch = 16'
         )
-    training, notes = load_training(places[0])
+    training, notes = load_training(found)
     for note in notes:
-        console_of(stderr=True).print(f"{places[0]}: {note}", style="dim", markup=False)
+        console_of(stderr=True).print(f"{found}: {note}", style="dim", markup=False)
     return training
 
 
 def _start(owner: "Attributor", typed: str) -> "Start":
     from whence.fidelity import Start
 
-    model = owner.config.model
+    model = owner.source
     if typed == "scratch":
         if model.adapter is not None:
-            raise InputError("an adapter is not trained from scratch; give --start model, or a directory.")
+            raise InputError("an adapter is not trained from scratch; give --start model, or an adapter directory.")
         return Start(model.model, True)
     if typed == "model":
         return Start(model.model, False, model.adapter)
     if not Path(typed).is_dir():
         raise InputError(f"--start takes scratch, model, or a model directory; there is no directory {typed!r}.")
-    return Start(typed, False)
+    if model.adapter is None:
+        return Start(typed, False)
+    if not (Path(typed) / "adapter_config.json").is_file():
+        raise InputError(f"this run attributes an adapter, so training starts from one; {typed!r} holds none.")
+    return Start(model.model, False, typed)
 
 
 # ---------------------------------------------------------------------- the laboratory
 
 
-def _ready(owner: "Attributor") -> bool:
+def _prepared(lab: "Lab", estimate: bool, yes: bool, methods: int = 0) -> bool:
+    """Read the corpus, say the cost, do a share of the training, fit; whether there is more to do here."""
     from whence.attributor import fit_steps
+    from whence.attributor.steps import CorpusStep
 
-    return work(owner, fit_steps(owner), None)
+    if not work(lab.owner, [CorpusStep(lab.owner)], None) or _said_cost(lab, estimate, yes, methods):
+        return False
+    if lab.shares != (0, 1):
+        _train_share(lab)
+        return False
+    return work(lab.owner, fit_steps(lab.owner), None)
+
+
+def _train_share(lab: "Lab") -> None:
+    """This machine's part of the random subsets; what rests on scores is left to one call without --shares."""
+    with _progress() as report:
+        done, total = _with(lab, report).train_share()
+    rest = (
+        "Run the same command once without --shares."
+        if done == total
+        else "When the others have finished theirs, run the same command once without --shares."
+    )
+    console_of().print(f"This share is trained; {done:,} of {total:,} models on random subsets are there. {rest}")
 
 
 def _lab(

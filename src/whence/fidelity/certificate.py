@@ -34,7 +34,7 @@ def certify(result: LabResult, method: str, recipe: str, corpus: str, bm25: str 
     """
     chosen = next((m for m in PREFERENCE if result.reading(m, method) is not None), None)
     if chosen is None:
-        return Certificate(recipe=recipe, corpus=corpus, model=result.model, training=result.training)
+        return Certificate(recipe=recipe, corpus=corpus, model=result.model, basis=result.basis)
     reading, truth = result.reading(chosen, method), result.truth(chosen)
     assert reading is not None
     assert truth is not None
@@ -49,24 +49,28 @@ def certify(result: LabResult, method: str, recipe: str, corpus: str, bm25: str 
         bm25=None if lexical is None else lexical.estimate,
         truth=truth,
         model=result.model,
-        training=result.training,
+        training=truth.training,
         readings=tuple(r for r in result.readings if r.method in (method, bm25)),
         corpus=corpus,
+        basis=result.basis,
         whence_version=result.whence_version,
     )
 
 
 def _line(result: LabResult, measure: Measure, reading: Reading, truth: Truth, lexical: Reading | None) -> str:
-    parts = [f"Fidelity: {_NAMES[measure]} {_interval(reading.estimate)}"]
+    digits = 3 if measure == "tail-patch" else 2
+    parts = [f"Fidelity: {_NAMES[measure]} {_interval(reading.estimate, digits)}"]
     if truth.ceiling is not None:
         parts.append(f"noise ceiling {truth.ceiling.value:.2f}")
     if lexical is not None:
-        parts.append(f"BM25 on the same truth {_interval(lexical.estimate)}")
-    return f"{'; '.join(parts)}. {_basis(truth)}; {result.model}, trained {result.training}."
+        parts.append(f"BM25 on the same truth {_interval(lexical.estimate, digits)}")
+    trained = f", trained {truth.training}" if truth.training else ""
+    return f"{'; '.join(parts)}. {_basis(truth)}; {result.model}{trained}."
 
 
-def _interval(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} (95 % {estimate.low:.2f} to {estimate.high:.2f})"
+def _interval(estimate: Estimate, digits: int) -> str:
+    value, low, high = (f"{each:.{digits}f}" for each in (estimate.value, estimate.low, estimate.high))
+    return f"{value} (95 % {low} to {high})"
 
 
 def _basis(truth: Truth) -> str:
@@ -76,7 +80,7 @@ def _basis(truth: Truth) -> str:
 
 
 def joined(new: Certificate, old: Certificate | None) -> Certificate:
-    """A certificate with what an earlier one of the same ranking, model and training has besides.
+    """A certificate with what an earlier one of the same ranking, model, training and queries has besides.
 
     The line is that of the measure that says most, whichever call took it; a measure taken again replaces its reading.
     """
@@ -88,7 +92,7 @@ def joined(new: Certificate, old: Certificate | None) -> Certificate:
 
 
 def _bound(certificate: Certificate) -> tuple[str, ...]:
-    return certificate.recipe, certificate.corpus, certificate.model, certificate.training
+    return certificate.recipe, certificate.corpus, certificate.model, certificate.basis
 
 
 def _says_more(old: Certificate, new: Certificate) -> bool:

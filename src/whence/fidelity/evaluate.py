@@ -19,9 +19,10 @@ from whence.fidelity.experiments import BM25, GOLD, RANDOM, Lab, Measured
 from whence.fidelity.lab_settings import MEASURES
 from whence.fidelity.methods import MethodSpec
 from whence.fidelity.rankings import document_losses
-from whence.interfaces import Certificate, LabResult, MethodSummary, Reading, Truth
+from whence.fidelity.scorers import Scored, refuse_too_large
+from whence.interfaces import Certificate, Cost, LabResult, MethodSummary, Reading, Truth
 
-__all__ = ["OWN", "Evaluation", "baselines", "evaluate", "possible_measures"]
+__all__ = ["OWN", "Evaluation", "baselines", "evaluate", "possible_measures", "refuse_twins"]
 
 OWN = "this run's index"
 _OWN_EXACT = "this run, exact"
@@ -87,12 +88,18 @@ def evaluate(lab: Lab, specs: Sequence[MethodSpec] = (), *, exact: bool = False,
         InputError: No measure can be taken, or a method cannot be run.
     """
     measures = possible_measures(lab)
+    refuse_twins(lab)
+    refuse_too_large(len(lab.queries), lab.documents)
+    taken = sorted({spec.name for spec in specs} & {OWN, _OWN_EXACT, GOLD})
+    if taken:
+        raise InputError(f"{taken[0]!r} is a name that the lab itself uses; give that method another one.")
     if "lds" in measures:
         _ = lab.halves  # first, since it needs no scores: other machines can help with it
     own, summary = _own(lab, exact)
     names = {spec.name for spec in specs}
     every = [*(spec for spec in baselines() if spec.name not in names), *specs]
     scored = lab.run(every)
+    summary = summary.model_copy(update={"cost": _same_cost(lab, scored, exact)})
     scores = {summary.name: own, **{each.summary.name: each.scores for each in scored}}
     found = [measured for measure in measures for measured in _take(lab, measure, scores, summary.name)]
     result = _result(lab, [summary, *(each.summary for each in scored)], found, command)
@@ -103,6 +110,35 @@ def evaluate(lab: Lab, specs: Sequence[MethodSpec] = (), *, exact: bool = False,
     if certificate.state == "measured":
         write_certificate(lab.owner.run, certificate)
     return Evaluation(result, certificate)
+
+
+def refuse_twins(lab: Lab) -> None:
+    """Refuse two queries that ask the same, which would pass for two.
+
+    Raises:
+        InputError: Naming them.
+    """
+    seen: dict[str, str] = {}
+    for query, key in zip(lab.encoded, lab.task(lab.training, lab.start).query_keys, strict=True):
+        if key in seen:
+            raise InputError(
+                f"the queries {seen[key]!r} and {query.id!r} ask the same; as two they would make every interval too "
+                "narrow. Leave one of them out."
+            )
+        seen[key] = query.id
+
+
+def _same_cost(lab: Lab, scored: Sequence[Scored], exact: bool) -> Cost | None:
+    """The cost of the method with the settings of the run's own index, if it was among those that were timed."""
+    recipe, sites = lab.owner.recipe(), lab.owner.sites
+    for each in scored:
+        spec = each.spec
+        if spec.kind != "influence" or spec.sites or spec.sample is not None or (spec.bits == "exact") != exact:
+            continue
+        mine = spec.recipe(recipe).resolved(sites)
+        if mine == recipe or (exact and (mine.method, mine.damping) == (recipe.method, recipe.damping)):
+            return each.summary.cost
+    return None
 
 
 def _own(lab: Lab, exact: bool) -> tuple[Array, MethodSummary]:
@@ -153,6 +189,7 @@ def _result(lab: Lab, methods: list[MethodSummary], found: Sequence[Measured], c
         documents=owner.corpus.documents,
         queries=len(lab.queries),
         parameters=owner.coverage.parameters,
+        basis=lab.basis,
         plain_seconds=Meter(owner).plain.seconds,
         truths=tuple(truths),
         methods=tuple(methods),

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from whence.fidelity.experiments import Lab, Start
-from whence.fidelity.retrain import estimate
-from whence.fidelity.subsets import halves, without
+from whence.fidelity.retrain import estimate, processors
+from whence.fidelity.subsets import without
 from whence.model import Training
 
 __all__ = ["Expected", "expected_cost"]
@@ -38,7 +38,7 @@ def expected_cost(lab: Lab, methods: int = 0) -> Expected:
     settings, asked = lab.settings, lab.settings.measures
     parts: list[tuple[int, float]] = []
     if "lds" in asked:
-        kept = halves(lab.documents, settings.subsets, settings.seed, settings.share)
+        kept = lab.subsets
         bank = lab.bank(lab.training, lab.start)
         parts.append((len(bank.missing(kept, lab.seeds)), estimate(bank, kept, lab.seeds, lab.workers)))
     if "loo" in asked:
@@ -58,7 +58,7 @@ def _left_out(lab: Lab, sets: int, seeds: int, training: Training, start: Start)
     one = without(lab.documents, [[0]])
     models = (sets + 1) * seeds
     seconds = estimate(bank, one, [_NEVER_BANKED], 1)
-    return models, seconds * models / min(lab.workers, models)
+    return models, seconds * models / min(lab.workers, models, processors(bank.task))
 
 
 def _line(lab: Lab, models: int, seconds: float) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from whence.errors import InputError
 from whence.fidelity.bank import Bank
 from whence.fidelity.ceiling import ceiling
 from whence.fidelity.lab_settings import LabSettings
@@ -22,11 +23,11 @@ from whence.fidelity.leave_out import changes, leave_one_out, removal, removal_p
 from whence.fidelity.leave_out import tail_patch as measure_patches
 from whence.fidelity.methods import MethodSpec
 from whence.fidelity.mislabel import mislabel
-from whence.fidelity.patch import tail_patch
+from whence.fidelity.patches import Patches
 from whence.fidelity.retrain import retrain
 from whence.fidelity.retrieval import retrieval
 from whence.fidelity.scorers import Scored, run_methods
-from whence.fidelity.subsets import halves, keys, whole, without
+from whence.fidelity.subsets import halves, keys, subset_key, whole, without
 from whence.fidelity.tasks import LanguageTask
 from whence.interfaces import EncodedQuery, Measure, Query, Reading, Truth
 from whence.model import Training
@@ -78,7 +79,7 @@ class Lab:
         start: From where.
         settings: How much.
         workers: Processes that train at once.
-        shares: (i, n): this is the i-th of n machines that share the training.
+        shares: (i, n): this is the i-th of n machines that share the random subsets; see `train_share`.
         report: Called with (step, done, total).
     """
 
@@ -111,14 +112,28 @@ class Lab:
             self.encoded,
             scratch=start.scratch,
             adapter=start.adapter,
-            device=str(self.owner.loaded.device),
+            device=self.owner.device,
+            revision=self.owner.source.revision if start.path == self.owner.source.model else None,
+            attention=self.owner.source.attention,
+            check_tokenizer=start.path != self.owner.source.model,
         )
+
+    @cached_property
+    def basis(self) -> str:
+        """Hash of the training, its start, the corpus and the queries."""
+        task = self.task(self.training, self.start)
+        return _digest({"task": dict(task.fingerprint), "queries": sorted(task.query_keys)})
+
+    @property
+    def model(self) -> Start:
+        """The run's own model as a start."""
+        source = self.owner.source
+        return Start(source.model, False, source.adapter)
 
     def bank(self, training: Training, start: Start) -> Bank:
         """The bank of a training; one folder each."""
         task = self.task(training, start)
-        name = xxhash.xxh3_64_hexdigest(json.dumps(dict(task.fingerprint), sort_keys=True).encode())
-        return Bank(self.owner.run.fidelity / "banks" / name, task)
+        return Bank(self.owner.run.fidelity / "banks" / _digest(dict(task.fingerprint)), task)
 
     @staticmethod
     def held(training: Training) -> Training:
@@ -128,10 +143,9 @@ class Lab:
     @property
     def further(self) -> tuple[Training, Start]:
         """Training further from the run's own model, at a tenth of the rate."""
-        model = self.owner.config.model
         gentle = {"epochs": self.settings.further_epochs, "max_steps": None, "warmup": 0.0, "schedule": "constant"}
         training = self.training.model_copy(update={**gentle, "learning_rate": self.training.learning_rate / 10})
-        return self.held(training), Start(model.model, False, model.adapter)
+        return self.held(training), self.model
 
     def run(self, specs: Sequence[MethodSpec]) -> list[Scored]:
         """Score by methods, or read back what they scored before."""
@@ -145,15 +159,28 @@ class Lab:
     # ------------------------------------------------------------------ truths
 
     @cached_property
+    def subsets(self) -> NDArray[np.bool_]:
+        """The random subsets [S, N]; in a tiny corpus fewer than were asked for, each once."""
+        drawn = halves(self.documents, self.settings.subsets, self.settings.seed, self.settings.share)
+        return np.stack(list({subset_key(row): row for row in drawn}.values()))
+
+    @cached_property
     def halves(self) -> tuple[NDArray[np.bool_], Array]:
         """Random subsets [S, N] and the losses [S, R, Q] after training on each."""
-        kept = halves(self.documents, self.settings.subsets, self.settings.seed, self.settings.share)
+        kept = self.subsets
         return kept, self.losses(self.bank(self.training, self.start), kept)
+
+    def train_share(self) -> tuple[int, int]:
+        """Train this machine's share of the random subsets; how many of all models on them are there now."""
+        bank, kept = self.bank(self.training, self.start), self.subsets
+        retrain(bank, kept, self.seeds, workers=self.workers, shares=self.shares, report=self.report)
+        total = len(kept) * len(self.seeds)
+        return total - len(bank.missing(kept, self.seeds)), total
 
     def losses(self, bank: Bank, kept: NDArray[np.bool_], seeds: int | None = None) -> Array:
         """Query losses [S, R, Q], after training what is missing."""
         chosen = range(seeds or self.settings.seeds)
-        retrain(bank, kept, chosen, workers=self.workers, shares=self.shares, report=self.report)
+        retrain(bank, kept, chosen, workers=self.workers, report=self.report)
         return bank.losses(kept, chosen)
 
     def effects(
@@ -181,7 +208,7 @@ class Lab:
             readings.append(Reading(measure="lds", method=name, estimate=estimate, detail=detail))
         share = self.settings.share
         about = f"{len(kept)} random {'halves' if share == 0.5 else f'{share:.0%} parts'} × {len(self.seeds)} seeds"
-        return self._truth("lds", losses, about), readings
+        return self._truth("lds", losses, about, self.training, self.start), readings
 
     def leave_one_out(self, scores: Scores) -> Measured:
         """Leave-one-out, with everything else of the training held as it was."""
@@ -207,8 +234,8 @@ class Lab:
             )
             for name, table in scores.items()
         ]
-        about = f"{len(chosen)} documents left out one at a time × {len(self.seeds)} seeds, {_words(training)}"
-        return self._truth(measure, effects, about, whole=True), readings
+        about = f"{len(chosen)} documents left out one at a time × {len(self.seeds)} seeds"
+        return self._truth(measure, effects, about, training, start, whole=True), readings
 
     def _documents_to_leave_out(self, scores: Scores) -> list[int]:
         """Half from the tops of all methods, by lot, so that there are effects to see; half from all documents."""
@@ -228,24 +255,23 @@ class Lab:
         """Leave-k-out: the documents that each method ranks highest, and the gold ones where they are known."""
         known = self._with_gold(scores)
         asked = min(self.settings.removal_queries, len(self.encoded))
-        chosen = np.unique(np.linspace(0, len(self.encoded) - 1, asked).astype(int)).tolist()
-        if GOLD in known:  # an oracle can only be asked where it knows
-            chosen = [query for query in chosen if self.gold[query]] or [q for q, each in enumerate(self.gold) if each]
+        able = [q for q, each in enumerate(self.gold) if each or GOLD not in known]  # an oracle is asked where it knows
+        chosen = [able[place] for place in np.unique(np.linspace(0, len(able) - 1, asked).astype(int))]
         removed = min(self.settings.removed, self.documents - 1)
         plan = removal_plan(known, removed, chosen)
         effects = self.effects(self.training, self.start, plan.removed, self.settings.removal_seeds)
         found = removal(plan, effects, known, draws=self.settings.draws, seed=self.settings.seed)
         about = f"the top {removed} documents of {len(chosen)} queries removed × {effects.shape[1]} seeds"
-        truth = self._truth("removal", effects, about, whole=True)
+        truth = self._truth("removal", effects, about, self.training, self.start, whole=True)
         return truth.model_copy(update={"queries": len(chosen), "ceiling": None}), list(found.values())
 
     def tail_patch(self, scores: Scores) -> Measured:
         """One training step on each of the documents that the methods rank highest; retrains nothing."""
         k = min(self.settings.removed, self.documents)
         documents = tail_patch_plan(scores, k)
-        model = self.owner.config.model
-        task = self.task(self.training, Start(model.model, False, model.adapter))
-        gains = tail_patch(task, documents, report=self.report)
+        gains = Patches(self.owner.run.fidelity / "patches", self.task(self.training, self.model)).gains(
+            documents, self.report
+        )
         draws, seed = self.settings.draws, self.settings.seed
         readings = [
             measure_patches(gains, documents, table, k, method=name, draws=draws, seed=seed)
@@ -282,7 +308,14 @@ class Lab:
             name = self.owner.corpus.document(number).id
             if name in names:
                 places.setdefault(name, []).append(number)
-        return [[number for name in each for number in places.get(name, [])] for each in wanted]
+        unknown = sorted(names - set(places))
+        if unknown:
+            raise InputError(
+                f"{len(unknown)} of the documents that queries name under {self.settings.gold!r} are not in this "
+                f"corpus: {', '.join(map(repr, unknown[:5]))}. Correct the ids, or leave recall, mrr and removal out "
+                "of --measures."
+            )
+        return [[number for name in each for number in places[name]] for each in wanted]
 
     @cached_property
     def bad(self) -> NDArray[np.bool_]:
@@ -301,7 +334,9 @@ class Lab:
             table[query, documents] += 2
         return {**scores, GOLD: table}
 
-    def _truth(self, measure: Measure, losses: Array, about: str, whole: bool = False) -> Truth:
+    def _truth(
+        self, measure: Measure, losses: Array, about: str, training: Training, start: Start, whole: bool = False
+    ) -> Truth:
         units, seeds, queries = losses.shape
         return Truth(
             measure=measure,
@@ -311,7 +346,12 @@ class Lab:
             seeds=seeds,
             retrains=(units + whole) * seeds,
             about=about,
+            training=f"{start.words} with {_words(training)}",
         )
+
+
+def _digest(content: object) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
 def _ids(given: object) -> list[str]:
@@ -322,4 +362,4 @@ def _ids(given: object) -> list[str]:
 
 def _words(training: Training) -> str:
     length = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs:g} epochs"
-    return f"{training.optimizer}, {length} at {training.learning_rate:g}"
+    return f"{training.optimizer}, {length} at a rate of {training.learning_rate:g}"

@@ -20,11 +20,11 @@ from whence.fidelity.trainer_arguments import from_arguments, is_arguments
 from whence.fidelity.trainer_state import from_state, is_state
 from whence.model import Training
 
-__all__ = ["load_training"]
+__all__ = ["RECIPES", "load_training"]
 
 Notes = tuple[str, ...]
 
-_NAMES = ("training.toml", "training_args.json", "training_args.yaml", "training.json", "trainer_state.json")
+RECIPES = ("training.toml", "training_args.json", "training_args.yaml", "training.json", "trainer_state.json")
 _PICKLED = (".bin", ".pt", ".pth", ".pkl")
 
 
@@ -95,12 +95,12 @@ def _from_demo(content: Mapping[str, Any]) -> tuple[Training, Notes]:
 
 def _find(path: Path) -> Path:
     if path.is_dir():
-        found = next((path / name for name in _NAMES if (path / name).is_file()), None)
+        found = next((path / name for name in RECIPES if (path / name).is_file()), None)
         if found is not None:
             return found
         if (path / "training_args.bin").is_file():
             return _refuse_pickle(path / "training_args.bin")
-        raise InputError(f"{path} has none of {', '.join(_NAMES)}; give a file that says how the model was trained.")
+        raise InputError(f"{path} has none of {', '.join(RECIPES)}; give a file that says how the model was trained.")
     if path.suffix in _PICKLED:
         return _refuse_pickle(path)
     return path

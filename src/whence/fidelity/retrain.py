@@ -19,7 +19,7 @@ from whence.fidelity.tasks import LanguageTask, Task
 from whence.fidelity.workers import Crew
 from whence.runs import take_share
 
-__all__ = ["estimate", "retrain", "train_cell"]
+__all__ = ["estimate", "processors", "retrain", "train_cell"]
 
 Report = Callable[[str, int, int], None]
 
@@ -132,12 +132,12 @@ def estimate(bank: Bank, kept: NDArray[np.bool_], seeds: Sequence[int], workers:
         return 0.0
     around, step = _time(bank.task, cells[0])
     alone = [around + step * bank.task.steps(cell.kept) for cell in cells]
-    at_once = min(workers, len(cells), _processors(bank.task))
+    at_once = min(workers, len(cells), processors(bank.task))
     start = _WORKER_START if at_once > 1 else 0.0
     return start + max(max(alone), sum(alone) / at_once)
 
 
-def _processors(task: Task) -> int:
+def processors(task: Task) -> int:
     """Workers that this machine can serve at full speed; on CUDA, as many as are asked for."""
     if torch.cuda.is_available():
         return sys.maxsize

@@ -29,7 +29,7 @@ from whence.fidelity.rankings import baseline_scores
 from whence.interfaces import Cost, EncodedQuery, MethodSummary, Query, Site
 from whence.runs import is_done, open_array, publish, require_done, write_array
 
-__all__ = ["Scored", "run_methods", "select_sites"]
+__all__ = ["Scored", "refuse_too_large", "run_methods", "select_sites"]
 
 LIMIT_BYTES = 4 << 30
 
@@ -81,7 +81,7 @@ def run_methods(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two methods are named {twice[0]!r}; give one of them another name.")
     run_steps([CorpusStep(owner)])
-    _refuse_too_large(len(queries), owner.corpus.documents)
+    refuse_too_large(len(queries), owner.corpus.documents)
     lab = _Lab(owner, list(queries), owner.encode_queries(queries), folder, Meter(owner))
     out = []
     for number, spec in enumerate(specs):
@@ -93,7 +93,12 @@ def run_methods(
     return out
 
 
-def _refuse_too_large(queries: int, documents: int) -> None:
+def refuse_too_large(queries: int, documents: int) -> None:
+    """Refuse a matrix of scores that would not fit into memory.
+
+    Raises:
+        InputError: Says how large it is.
+    """
     if queries * documents * 8 > LIMIT_BYTES:
         raise InputError(
             f"scores of {queries:,} queries and {documents:,} documents take {queries * documents * 8 / 2**30:.1f} GiB "

@@ -82,7 +82,8 @@ class Truth(_Frozen):
         subsets: Number of distinct training sets (documents, for tail-patch).
         seeds: Trained models per training set.
         retrains: Models trained for it in all.
-        about: Setting in words: k, share, the start of training.
+        about: Setting in words: k, share.
+        training: How models were retrained for it, in words; empty if none was.
     """
 
     measure: Measure
@@ -92,6 +93,7 @@ class Truth(_Frozen):
     seeds: int = 0
     retrains: int = 0
     about: str = ""
+    training: str = ""
 
 
 class Reading(_Frozen):
@@ -119,6 +121,7 @@ class LabResult(_Frozen):
         training: How models were retrained, in words.
         documents, queries: Numbers of them.
         parameters: Parameters of the model.
+        basis: Hash of what decides every figure's truth: the training, its start, the corpus and the queries.
         plain_seconds: Seconds of one plain forward+backward pass over the corpus on this machine.
         truths: What was measured against, one per measure.
         methods: What was measured.
@@ -133,6 +136,7 @@ class LabResult(_Frozen):
     documents: int
     queries: int
     parameters: int
+    basis: str = ""
     plain_seconds: float = 0.0
     truths: tuple[Truth, ...] = ()
     methods: tuple[MethodSummary, ...] = ()
@@ -161,6 +165,7 @@ class Certificate(_Frozen):
         model, training: On which model, retrained how.
         readings: Every measure of the certified method and of BM25.
         corpus: Fingerprint of the corpus.
+        basis: As in the lab's result; what later measurements must share to be added.
     """
 
     state: Literal["not measured", "measured"] = "not measured"
@@ -177,4 +182,5 @@ class Certificate(_Frozen):
     training: str = ""
     readings: tuple[Reading, ...] = ()
     corpus: str = ""
+    basis: str = ""
     whence_version: str = ""

@@ -106,6 +106,7 @@ class Trace(_Frozen):
     """
 
     query_id: str
+    query: Mapping[str, Any] = {}
     prompt: str
     completion: str
     contrast: str | None = None
