@@ -115,6 +115,7 @@ class Lab:
             device=self.owner.device,
             revision=self.owner.source.revision if start.path == self.owner.source.model else None,
             attention=self.owner.source.attention,
+            tokenizer=self.owner.source.tokenizer,
             check_tokenizer=start.path != self.owner.source.model,
         )
 
