@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 
 import numpy as np
 import pytest
@@ -151,23 +150,6 @@ def test_methods_of_a_file_and_scores_of_another_tool(copy, tmp_path, whence, qu
     assert costs["EK-FAC, 1 bit"].bytes_per_document < costs["EK-FAC, 8 bit"].bytes_per_document
     for name in ("pareto-cost.svg", "pareto-cost.png", "pareto-cost.html", "page.html", "table.csv"):
         assert (copy / "fidelity" / "lab" / name).stat().st_size > 500
-
-
-def test_tuning_reports_on_what_had_no_part_in_the_choice(copy, tmp_path, whence, queries, training):  # noqa: F811
-    options = ("--query", queries, "--training", training, "--subsets", 12, "--seeds", 2, "--workers", 1)
-    shown = whence("tune", "--run", copy, *options)
-    assert "no part in the choice" in shown
-    written = (copy / "fidelity" / "tuned.toml").read_text()
-    tried = json.loads((copy / "fidelity" / "tuned.json").read_text())
-    assert {each["choice"] for each in tried["tried"]} == {"damping", "sites", "code"}
-    assert set(tomllib.loads(written)) - {"model"} == {"recipe"}
-    source = json.loads((copy / "run.json").read_text())["config"]
-    same = ("--model", source["model"]["model"], "--data", source["corpus"]["data"][0])
-    whence("trace", "--run", tmp_path / "tuned", *same, "--config", copy / "fidelity" / "tuned.toml", *ASK)
-    with_budget = whence("tune", "--run", copy, *options, "--budget-bytes", 2000)
-    assert "no part in the choice" in with_budget
-    for each in json.loads((copy / "fidelity" / "tuned.json").read_text())["tried"]:
-        assert each["within_budget"] == (each["cost"]["bytes_per_document"] <= 2000)
 
 
 @pytest.mark.parametrize(

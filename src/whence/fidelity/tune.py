@@ -1,8 +1,9 @@
 """Picks damping, sites and codes for a budget, on one half of the bank, and says on the other half what was gained.
 
 Three choices one after another, each the best so far by LDS on the tuning half of the subsets and of the queries:
-damping, then sites, then the code (bits, sketch and its size) that fits the budget. The half that is reported has no
-part in any choice, so the reported gain is not the gain that was searched for.
+damping, then sites, then the code (bits, sketch and its size) that fits the budget. The curvature is the run's own, and
+its own settings are the first that are tried. The half that is reported has no part in any choice, so the reported gain
+is not the gain that was searched for.
 """
 
 import json
@@ -13,18 +14,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from whence.attributor import FitConfig, ModelConfig
 from whence.errors import InputError
 from whence.fidelity.experiments import Lab
 from whence.fidelity.lds import lds, lds_difference
 from whence.fidelity.methods import BLOCKS, MethodSpec, method_of
 from whence.fidelity.scorers import select_sites
-from whence.interfaces import Cost, Estimate
+from whence.fidelity.subsets import halves, subset_key
+from whence.gradients import Recipe
+from whence.interfaces import Cost, Estimate, Site
 from whence.runs import Run, write_bytes, write_json
 
-__all__ = ["Budget", "Candidate", "Tuned", "save_tuned", "tune"]
+__all__ = ["Budget", "Candidate", "Tuned", "save_tuned", "split", "tune"]
 
 DAMPINGS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 SKETCHES = (16384, 4096, 1024, 256, 64)
+
+QUERIES, SUBSETS = 8, 16
+"""Least different queries and training sets; with fewer in a half, intervals of the gain miss the truth too often."""
 
 Array = NDArray[np.float64]
 
@@ -78,7 +85,12 @@ class Tuned:
         cost, default_cost: What they cost.
         chosen_lds, default_lds: LDS on the reported half.
         gain: Their difference on the same resamples.
-        sites: Names of the chosen sites; empty for all that the run has.
+        recipe: The recipe that was measured for `chosen`.
+        fit: How the curvature was fitted that it was measured with.
+        sites: Names of the chosen sites, or the run's own patterns where all of its sites were chosen; empty for all
+            that the model has.
+        min_coverage: The coverage that is asked of a new run; 0 where sites were chosen, since the run accepted what is
+            left out beside its own.
         candidates: Everything that was tried.
     """
 
@@ -89,19 +101,26 @@ class Tuned:
     chosen_lds: Estimate
     default_lds: Estimate
     gain: Estimate
+    recipe: Recipe
+    fit: FitConfig
     sites: tuple[str, ...]
+    min_coverage: float
     candidates: tuple[Candidate, ...]
 
     def settings(self) -> dict[str, dict[str, object]]:
-        """The chosen settings as a configuration of a run, for ``--config``."""
-        chosen = self.chosen
-        recipe: dict[str, object] = {"bits": 16 if chosen.bits == "exact" else chosen.bits}
-        recipe |= {"projection": chosen.projection} if chosen.projection != "auto" else {}
-        recipe |= {"coordinates": chosen.coordinates} if chosen.coordinates is not None else {}
-        recipe["damping"] = {"kind": chosen.rule.kind, "value": chosen.rule.value}
-        if not self.sites:
-            return {"recipe": recipe}
-        return {"model": {"sites": list(self.sites)}, "recipe": recipe}
+        """What was measured as a configuration of a run, for ``--config``: its sites, its fit and its recipe.
+
+        Settings that are the defaults go unsaid but for method, bits and damping.
+        """
+        fit: dict[str, object] = {"method": self.fit.method, **self.fit.model_dump(mode="json", exclude_defaults=True)}
+        recipe: dict[str, object] = {"method": self.recipe.method, "bits": self.recipe.bits}
+        recipe |= self.recipe.model_dump(mode="json", exclude_defaults=True)
+        if self.recipe.method != "identity":
+            recipe["damping"] = self.recipe.damping.model_dump()
+        model: dict[str, object] = {"sites": list(self.sites)} if self.sites else {}
+        if self.min_coverage != ModelConfig.model_fields["min_coverage"].default:
+            model["min_coverage"] = self.min_coverage
+        return {**({"model": model} if model else {}), "fit": fit, "recipe": recipe}
 
 
 class _Tuner:
@@ -109,23 +128,23 @@ class _Tuner:
 
     def __init__(self, lab: Lab, budget: Budget) -> None:
         self.lab, self.budget = lab, budget
+        self.queries = split(lab.task(lab.training, lab.start).query_keys)
+        settings = lab.settings
+        drawn = halves(lab.documents, settings.subsets, settings.seed, settings.share)
+        _refuse_too_few(sum(map(len, self.queries)), len({subset_key(row) for row in drawn}))
         self.kept, self.losses = lab.halves
-        if len(self.kept) < 8 or len(lab.queries) < 4:
-            raise InputError(
-                f"tuning needs a part of the bank to choose on and another to report on: at least 8 subsets and 4 "
-                f"queries; there are {len(self.kept)} and {len(lab.queries)}."
-            )
+        self.subsets = split([subset_key(row) for row in self.kept])
         self.candidates: list[Candidate] = []
 
     def part(self, scores: Array, report: bool) -> tuple[Array, NDArray[np.bool_], Array]:
         """Scores, subsets and losses of the tuning half or of the reported one; no query and no subset is in both."""
-        half = slice(int(report), None, 2)
-        return scores[half], self.kept[half], self.losses[half][:, :, half]
+        queries, subsets = self.queries[report], self.subsets[report]
+        return scores[queries], self.kept[subsets], self.losses[subsets][:, :, queries]
 
     def best(self, specs: Sequence[MethodSpec], choice: str, free: bool) -> MethodSpec:
         """The best on the tuning half, within the budget unless `free`; all are kept as candidates."""
         tried = []
-        for scored in self.lab.run(specs):
+        for scored in self.lab.run(_different(self.lab, specs)):
             assert scored.summary.cost is not None
             value = lds(*self.part(scored.scores, False), draws=self.lab.settings.draws, seed=self.lab.settings.seed)
             within = self.budget.holds(scored.summary.cost)
@@ -141,40 +160,59 @@ class _Tuner:
         return max(allowed, key=lambda each: each.tuning.value).spec
 
 
+def split(names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Places of a part to choose on and of a part to report on, in turn; of equal names only the first has a place.
+
+    >>> split(["a", "b", "a", "c", "b", "d"])
+    ([0, 3], [1, 5])
+    """
+    first = sorted({name: place for place, name in reversed([*enumerate(names)])}.values())
+    return first[::2], first[1::2]
+
+
+def _refuse_too_few(queries: int, subsets: int) -> None:
+    if queries < QUERIES or subsets < SUBSETS:
+        raise InputError(
+            f"tuning chooses on one part of the bank and reports on another, which takes at least {QUERIES} different "
+            f"queries and {SUBSETS} different random training sets; there are {queries} and {subsets}. Ask more "
+            "queries with --query, or draw more sets with --subsets; a tiny corpus has few."
+        )
+
+
 def tune(lab: Lab, budget: Budget) -> Tuned:
-    """Choose the settings of an index for a budget.
+    """Choose the settings of an index for a budget, with the curvature of the run's own.
 
     Args:
         lab: The run, its queries and its bank of half corpora, trained if it is not there.
         budget: What an index may cost. Damping and sites are chosen without regard to it, the code within it.
 
     Raises:
-        InputError: The bank is too small to be split, or nothing is within the budget.
+        InputError: There are too few different queries or training sets to be split, nothing is within the budget, or
+            the run's damping is absolute.
     """
+    default = method_of(lab.owner.recipe())
     tuner = _Tuner(lab, budget)
-    default = _default(lab)
-    plain: dict[str, object] = {"curvature": "ekfac", "bits": default.bits, "projection": default.projection}
-    plain |= {"coordinates": default.coordinates, "sites": default.sites}
-    by_damping = [MethodSpec.model_validate({**plain, "damping": value}) for value in DAMPINGS]
-    damped = tuner.best(by_damping, "damping", free=True)
+    damped = default if default.curvature == "identity" else tuner.best(_by_damping(default), "damping", free=True)
     placed = tuner.best(_by_sites(lab, damped), "sites", free=True)
     chosen = tuner.best(_by_code(placed), "code", free=False)
-    return _report(tuner, chosen, default)
+    return _report(tuner, chosen, default.model_copy(update={"name": "this run's settings"}))
 
 
-def _default(lab: Lab) -> MethodSpec:
-    """The settings the run has now."""
-    return method_of(lab.owner.recipe()).model_copy(update={"name": "this run's settings"})
+def _by_damping(like: MethodSpec) -> list[MethodSpec]:
+    """The run's own, and multiples of the mean eigenvalue."""
+    return [like, *(_changed(like, damping=value, weight_decay=None) for value in DAMPINGS)]
 
 
 def _by_sites(lab: Lab, like: MethodSpec) -> list[MethodSpec]:
-    """All of the run's sites, the blocks alone, and the blocks with the head or with what else there is."""
+    """All of the run's sites, the blocks alone, and the blocks with the head; the first alone if no block has one."""
     head = [site.name for site in lab.owner.sites if site.head]
-    chosen = [like.sites, (BLOCKS,), (BLOCKS, *head)]
+    blocks = any(not site.head and site.vocabulary is None for site in lab.owner.sites)
+    chosen = [like.sites, *([(BLOCKS,), (BLOCKS, *head)] if blocks else [])]
     return [_changed(like, sites=sites) for sites in dict.fromkeys(chosen)]
 
 
 def _by_code(like: MethodSpec) -> list[MethodSpec]:
+    """The run's own code, whole codes, and sketches."""
     whole = [_changed(like, bits=bits, projection="none", coordinates=None) for bits in (1, 8, 16)]
     kinds = [("kronecker", 1), ("kronecker", 8), ("hadamard", 1)]
     sketched = [
@@ -182,7 +220,7 @@ def _by_code(like: MethodSpec) -> list[MethodSpec]:
         for projection, bits in kinds
         for count in SKETCHES
     ]
-    return [*whole, *sketched]
+    return [like, *whole, *sketched]
 
 
 def _changed(like: MethodSpec, **changes: object) -> MethodSpec:
@@ -190,10 +228,28 @@ def _changed(like: MethodSpec, **changes: object) -> MethodSpec:
     return MethodSpec.model_validate({**like.model_dump(exclude={"name"}, exclude_defaults=True), **changes})
 
 
+def _different(lab: Lab, specs: Sequence[MethodSpec]) -> list[MethodSpec]:
+    """Without those that would store, coordinate by coordinate, what an earlier one stores."""
+    found: dict[object, MethodSpec] = {}
+    for spec in specs:
+        sites, recipe = _stored(lab, spec)
+        key = (recipe.method, str(recipe.damping), recipe.bits, tuple(recipe.layout(sites)))
+        found.setdefault(key, spec)
+    return list(found.values())
+
+
+def _stored(lab: Lab, spec: MethodSpec) -> tuple[list[Site], Recipe]:
+    """The sites of a method, and its recipe for them."""
+    names = set(select_sites(lab.owner.sites, spec.sites))
+    sites = [site for site in lab.owner.sites if site.name in names]
+    return sites, spec.recipe(lab.owner.config.recipe).resolved(sites)
+
+
 def _report(tuner: _Tuner, chosen: MethodSpec, default: MethodSpec) -> Tuned:
-    settings = tuner.lab.settings
-    draws = {"draws": settings.draws, "seed": settings.seed}
-    ours, theirs = tuner.lab.run([chosen, default])
+    lab = tuner.lab
+    owner, own = lab.owner, lab.owner.config.model
+    draws = {"draws": lab.settings.draws, "seed": lab.settings.seed}
+    ours, theirs = lab.run([chosen, default])
     assert ours.summary.cost is not None
     assert theirs.summary.cost is not None
     mine, kept, losses = tuner.part(ours.scores, True)
@@ -206,7 +262,10 @@ def _report(tuner: _Tuner, chosen: MethodSpec, default: MethodSpec) -> Tuned:
         chosen_lds=lds(mine, kept, losses, **draws),
         default_lds=lds(other, kept, losses, **draws),
         gain=lds_difference(mine, other, kept, losses, **draws),
-        sites=select_sites(tuner.lab.owner.sites, chosen.sites) if chosen.sites else (),
+        recipe=_stored(lab, chosen)[1],
+        fit=owner.config.fit.model_copy(update={"method": chosen.curvature}),
+        sites=select_sites(owner.sites, chosen.sites) if chosen.sites else own.sites,
+        min_coverage=0.0 if chosen.sites else own.min_coverage,
         candidates=tuple(tuner.candidates),
     )
 
