@@ -148,7 +148,7 @@ def a_lab(query_keys, documents: int, subsets: int) -> SimpleNamespace:
     task = SimpleNamespace(query_keys=tuple(query_keys))
     return SimpleNamespace(
         documents=documents, settings=LabSettings(subsets=subsets), training=None, start=None,
-        task=lambda training, start: task, halves=(kept, losses),
+        task=lambda training, start: task, halves=(kept, losses), subsets=np.unique(kept, axis=0),
     )  # fmt: skip
 
 

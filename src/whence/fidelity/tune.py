@@ -20,7 +20,7 @@ from whence.fidelity.experiments import Lab
 from whence.fidelity.lds import lds, lds_difference
 from whence.fidelity.methods import BLOCKS, MethodSpec, method_of
 from whence.fidelity.scorers import select_sites
-from whence.fidelity.subsets import halves, subset_key
+from whence.fidelity.subsets import subset_key
 from whence.gradients import Recipe
 from whence.interfaces import Cost, Estimate, Site
 from whence.runs import Run, write_bytes, write_json
@@ -129,9 +129,7 @@ class _Tuner:
     def __init__(self, lab: Lab, budget: Budget) -> None:
         self.lab, self.budget = lab, budget
         self.queries = split(lab.task(lab.training, lab.start).query_keys)
-        settings = lab.settings
-        drawn = halves(lab.documents, settings.subsets, settings.seed, settings.share)
-        _refuse_too_few(sum(map(len, self.queries)), len({subset_key(row) for row in drawn}))
+        _refuse_too_few(sum(map(len, self.queries)), len(lab.subsets))  # before anything is trained
         self.kept, self.losses = lab.halves
         self.subsets = split([subset_key(row) for row in self.kept])
         self.candidates: list[Candidate] = []

@@ -60,8 +60,7 @@ def _show_head(result: LabResult, console: Console) -> None:
     line(console, ("Fidelity lab", "bold"), f"  {one_line(result.model)}")
     line(
         console,
-        f"{count(result.documents)} documents, {count(result.queries)} queries; retrained "
-        f"{one_line(result.training)}",
+        f"{count(result.documents)} documents, {count(result.queries)} queries; retrained {one_line(result.training)}",
     )
 
 
