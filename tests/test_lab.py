@@ -259,5 +259,7 @@ def test_a_later_call_adds_to_a_certificate_and_does_not_replace_what_says_more(
     assert sorted({reading.measure for reading in both.readings}) == ["lds", "mrr", "tail-patch"]
     assert len(both.readings) == 6
     assert joined(first, later).measure == "lds"
-    assert joined(later, first.model_copy(update={"basis": "otherwise"})) == later
+    other = first.model_copy(update={"basis": "otherwise"})
+    assert joined(later, other) == other, "what says more stays, and nothing of other queries is mixed in"
+    assert joined(first, later.model_copy(update={"basis": "otherwise"})) == first
     assert joined(later, None) == later

@@ -64,7 +64,8 @@ def _unmeasured(owner: "Attributor", others: list[str]) -> str:
     elsewhere = f" (it is for {', '.join(others)})" if others else ""
     return (
         f"Fidelity: not measured for this ranking{elsewhere}. Scores are predictions; to test them, `whence evaluate "
-        f"--run {owner.run.path} --query FILE` trains {_SUBSETS * _SEEDS} models on random halves of the "
+        f"--run {owner.run.path} --query FILE --training FILE` "
+        f"(--estimate says how long it takes) trains {_SUBSETS * _SEEDS} models on random halves of the "
         f"{owner.corpus.documents:,} documents: {_SUBSETS * _SEEDS // 2} times the forward and backward work of one "
         "epoch, for every epoch of training."
     )

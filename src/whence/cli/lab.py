@@ -172,6 +172,9 @@ def tune(
     console = console_of()
     console.print(tuned_table(found))
     console.print(_gain(found), markup=False)
+    if found.gain.low <= 0:
+        console.print(f"Keep the run's own settings; what scored best while choosing: {path}", soft_wrap=True)
+        return
     console.print(
         f"Settings: {path}\nUse them in a new run: whence trace --run NEW --config {path} …",
         markup=False,

@@ -83,16 +83,26 @@ def joined(new: Certificate, old: Certificate | None) -> Certificate:
     """A certificate with what an earlier one of the same ranking, model, training and queries has besides.
 
     The line is that of the measure that says most, whichever call took it; a measure taken again replaces its reading.
+    Of two that rest on other queries or another training, which cannot be put together, the one that says more stays:
+    the preferred measure, and of the same measure the narrower interval.
     """
-    if old is None or old.state != "measured" or _bound(old) != _bound(new):
+    if old is None or old.state != "measured" or _ranking(old) != _ranking(new):
         return new
+    if old.basis != new.basis:
+        return old if _says_more(old, new) or _narrower(old, new) else new
     taken = {reading.measure for reading in new.readings}
     readings = (*new.readings, *(reading for reading in old.readings if reading.measure not in taken))
     return (old if _says_more(old, new) else new).model_copy(update={"readings": readings})
 
 
-def _bound(certificate: Certificate) -> tuple[str, ...]:
-    return certificate.recipe, certificate.corpus, certificate.model, certificate.basis
+def _ranking(certificate: Certificate) -> tuple[str, ...]:
+    return certificate.recipe, certificate.corpus, certificate.model
+
+
+def _narrower(old: Certificate, new: Certificate) -> bool:
+    if old.measure != new.measure or old.estimate is None or new.estimate is None:
+        return False
+    return old.estimate.high - old.estimate.low < new.estimate.high - new.estimate.low
 
 
 def _says_more(old: Certificate, new: Certificate) -> bool:
