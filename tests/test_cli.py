@@ -217,14 +217,25 @@ def test_kill_minus_nine_and_again_gives_the_same_bytes(whence, long_run, tmp_pa
     assert not list(run.glob("index/*/.*"))
 
 
-def test_control_c_says_that_work_is_kept(long_run, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(long_run[0], run)
+def interrupted(fitted: Path, run: Path) -> tuple[int, str]:
+    """Exit code and complaint of an indexing that was interrupted after its first share."""
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(fitted, run)
     process = start("index", "--run", run)
     after_first_share(process, run)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
-    assert process.returncode == 130
+    error = process.communicate(timeout=60)[1]
+    return process.returncode, error
+
+
+def test_control_c_says_that_work_is_kept(long_run, tmp_path):
+    run = tmp_path / "run"
+    code = 0
+    for _ in range(5):  # on a busy machine this process may wake when the other has finished all there was to stop
+        code, error = interrupted(long_run[0], run)
+        if code:
+            break
+    assert code == 130
     assert "Stopped. What was finished is kept" in error
     assert "Traceback" not in error
     assert not list(run.glob("index/*/.*"))

@@ -2,9 +2,9 @@
 
     python benchmarks/lab/claims.py bench-out/llama-docs bench-out/llama-docs-run [--seeds 4]
 
-Two intervals that overlap say little; the interval of the difference says whether one method is better. Reads the bank and
-the scores that ``whence evaluate --pareto benchmarks/lab/methods.toml`` left in the run, and trains nothing. Also adds
-z-scored BM25 to z-scored influence, half and half, which no method of the list does.
+Two intervals that overlap say little; the interval of the difference says whether one method is better. Reads the
+bank and the scores that ``whence evaluate --pareto benchmarks/lab/methods.toml`` left in the run, and trains nothing.
+Also adds z-scored BM25 to z-scored influence, half and half, which no method of the list does.
 """
 
 import argparse

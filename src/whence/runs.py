@@ -26,6 +26,7 @@ from whence.errors import IncompleteError, StaleRunError, StorageError
 __all__ = [
     "SCHEMA",
     "Run",
+    "clear_abandoned",
     "differences",
     "is_done",
     "open_array",
@@ -85,13 +86,18 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def _partial(path: Path) -> Path:
+    """A hidden name beside `path` to write under; says which process writes there."""
+    return path.with_name(f".{path.name}{_PARTIAL}{socket.gethostname()}@{os.getpid()}-{uuid.uuid4().hex[:6]}")
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file or none of it: temporary name, fsync, rename.
 
     Raises:
         StorageError: The disk is full or the folder may not be written.
     """
-    temporary = path.with_name(f".{path.name}{_PARTIAL}{uuid.uuid4().hex[:8]}")
+    temporary = _partial(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -172,6 +178,14 @@ def _abandoned(path: Path) -> bool:
     return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
 
 
+def clear_abandoned(folder: Path) -> None:
+    """Delete, anywhere under `folder`, the half-written files of `write_bytes` whose process was killed."""
+    with storage_errors(folder):
+        for path in folder.rglob(f".*{_PARTIAL}*"):
+            if path.is_file() and _abandoned(path):
+                path.unlink(missing_ok=True)
+
+
 def _appear(temporary: Path, folder: Path) -> None:
     """Rename, unless another worker has published the same share in the meantime."""
     if folder.exists():
@@ -198,7 +212,7 @@ def publish(folder: Path, marker: Mapping[str, Any] | None = None) -> Iterator[P
     Raises:
         StorageError: The disk is full or the folder may not be written.
     """
-    temporary = folder.with_name(f".{folder.name}{_PARTIAL}{socket.gethostname()}@{os.getpid()}-{uuid.uuid4().hex[:6]}")
+    temporary = _partial(folder)
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         for old in folder.parent.glob(f".{folder.name}{_PARTIAL}*"):

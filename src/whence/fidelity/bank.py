@@ -14,6 +14,7 @@ losses they gave before.
 import io
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from whence.errors import IncompleteError, InputError, NumericalError, StaleRunError, StorageError
 from whence.fidelity.subsets import subset_key
 from whence.fidelity.tasks import Task
-from whence.runs import SCHEMA, read_json, refuse_if_changed, storage_errors, write_bytes, write_json
+from whence.runs import SCHEMA, clear_abandoned, read_json, refuse_if_changed, storage_errors, write_bytes, write_json
 
 __all__ = ["Bank", "Cell", "Outcome"]
 
@@ -76,6 +77,8 @@ class Bank:
             exists = path.is_file()
         if exists:
             self._refuse_another(path, fingerprint)
+            if os.access(self.folder, os.W_OK):
+                clear_abandoned(self.folder)
         else:
             write_json(path, {"schema": SCHEMA, "fingerprint": fingerprint, "made_with": _made_with(task)})
 
