@@ -283,7 +283,7 @@ def test_a_gradient_that_overflowed_does_not_pass_for_none(bits):
 
 def test_blocks_are_formed_a_few_examples_at_a_time(monkeypatch):
     uses = [Factors(torch.randn(5, 3, 4), torch.randn(5, 3, 2)), Factors(torch.randn(5, 3, 4), torch.randn(5, 3, 2))]
-    monkeypatch.setattr("whence.factors.PIECE", 16)
+    monkeypatch.setattr("whence.factors.sums.PIECE", 16)
     pieces = list(block_pieces(uses))
     assert [len(piece) for piece in pieces] == [2, 2, 1]
     torch.testing.assert_close(torch.cat(pieces), total_blocks(uses))

@@ -11,7 +11,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from whence.factors import Factors, OneHot, Side
+from whence.factors import AnyFactors, Factors, OneHot
 from whence.interfaces import Site, TokenBatch
 from whence.model import Capture, CausalLM, LoadedModel, Objective, language_inputs
 from whence.projection import uniforms
@@ -92,17 +92,6 @@ def _positions_by_example(segments: NDArray[np.int64], examples: int) -> NDArray
     return out
 
 
-def _unpack(side: Side, gather: Tensor) -> Side:
-    """A packed side [N, T, K] as one row per example [E, L, K], zero in padding."""
-    index = gather.clamp_min(0)
-    real = gather >= 0
-    if isinstance(side, OneHot):
-        flat = side.index.reshape(-1)[index]
-        weight = real.float() if side.weight is None else side.weight.reshape(-1)[index] * real
-        return OneHot(flat, side.size, weight)
-    return side.reshape(-1, side.shape[-1])[index] * real[..., None]
-
-
 @dataclass(frozen=True, slots=True)
 class Runner:
     """A model, its sites and its loss.
@@ -120,7 +109,7 @@ class Runner:
     def tokens(
         self,
         examples: Examples,
-        consumer: Callable[[Site, list[Factors], list[Tensor | None]], None],
+        consumer: Callable[[Site, list[AnyFactors], list[Tensor | None]], None],
         sampling: tuple[str, int] | None = None,
     ) -> Tensor:
         """Hand over factors row by row as the model saw them, with the masks of tokens that count.
@@ -135,9 +124,9 @@ class Runner:
         """
         reaches, predicts = self.objective.token_masks(examples.inputs)
 
-        def masked(site: Site, uses: list[Factors]) -> None:
+        def masked(site: Site, uses: list[AnyFactors]) -> None:
             # a head tied to the embedding has gradients where the embedding acts, too
-            at_head = [site.head and not isinstance(use.grads, OneHot) for use in uses]
+            at_head = [site.head and not (isinstance(use, Factors) and isinstance(use.grads, OneHot)) for use in uses]
             consumer(site, uses, [predicts if head else reaches for head in at_head])
 
         return self._run(examples, masked, sampling)
@@ -145,7 +134,7 @@ class Runner:
     def examples(
         self,
         examples: Examples,
-        consumer: Callable[[Site, list[Factors]], None],
+        consumer: Callable[[Site, list[AnyFactors]], None],
         sampling: tuple[str, int] | None = None,
     ) -> Tensor:
         """Hand over factors with one row per example, packed rows taken apart. See `tokens`."""
@@ -153,13 +142,13 @@ class Runner:
         if gather is None:
             return self._run(examples, consumer, sampling)
 
-        def unpacked(site: Site, uses: list[Factors]) -> None:
-            consumer(site, [Factors(_unpack(use.inputs, gather), _unpack(use.grads, gather)) for use in uses])
+        def unpacked(site: Site, uses: list[AnyFactors]) -> None:
+            consumer(site, [use.unpacked(gather) for use in uses])
 
         return self._run(examples, unpacked, sampling)
 
     def _run(
-        self, examples: Examples, consumer: Callable[[Site, list[Factors]], None], sampling: tuple[str, int] | None
+        self, examples: Examples, consumer: Callable[[Site, list[AnyFactors]], None], sampling: tuple[str, int] | None
     ) -> Tensor:
         def losses() -> Tensor:
             if sampling is None:

@@ -31,6 +31,10 @@ class Site:
         parameters: Names of the parameters it covers.
         head: Whether its outputs are the logits, so that only positions with a target have a gradient.
         group: Sites of one group see the same inputs, and share the input covariance; named after the first.
+        experts: E if the weight is a stack of E matrices [O, I], one per expert; 0 for one matrix. Each expert has
+            its own curvature; blocks are [N, E, O, I].
+        elementwise: Whether it is a vector that acts element by element (a norm's scale, a bias of its own): then
+            inputs is 1, the one input is constant, and its covariance is kept diagonal.
     """
 
     name: str
@@ -42,8 +46,16 @@ class Site:
     parameters: tuple[str, ...]
     head: bool = False
     group: str = ""
+    experts: int = 0
+    elementwise: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of its block: (O, I), or (E, O, I) for a stack of experts."""
+        matrix = (self.outputs, self.inputs)
+        return (self.experts, *matrix) if self.experts else matrix
 
     @property
     def size(self) -> int:
-        """Number of scalars, bias included."""
-        return self.outputs * self.inputs
+        """Number of scalars, biases included."""
+        return self.outputs * self.inputs * max(self.experts, 1)

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from whence.errors import ModelError
-from whence.factors import Factors
+from whence.factors import AnyFactors
 from whence.interfaces import Site, Use
 from whence.model.sites import use_factors
 
 __all__ = ["Capture", "Consumer", "probe_sites"]
 
-Consumer = Callable[[Site, list[Factors]], None]
+Consumer = Callable[[Site, list[AnyFactors]], None]
 
 
 @contextmanager
@@ -45,7 +45,7 @@ class _Pending:
     """Factors of one site that have arrived, and how many calls of its modules are still to come."""
 
     expected: int = 0
-    arrived: list[Factors] = field(default_factory=list)
+    arrived: list[AnyFactors] = field(default_factory=list)
 
 
 class Capture:

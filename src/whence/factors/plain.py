@@ -9,16 +9,14 @@ positions of the ones [N, T]. Padding is zero in `grads`, which makes it zero in
     map(Po, Pi)     factors of Po G Pi^T: a projected site is a smaller site
     per_token()     a token is an example of length one        [N*T] examples
 
-A weight used twice (a tied embedding) has the sum of the blocks of its uses: `total_blocks`.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Factors", "OneHot", "Side", "block_pieces", "map_side", "total_blocks"]
+__all__ = ["Factors", "OneHot", "Side", "map_side"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +79,19 @@ class Factors:
         assert isinstance(side, Tensor), "one side of a gradient is always dense"
         return side.dtype
 
+    @property
+    def examples(self) -> int:
+        """N."""
+        return len(self.inputs.index if isinstance(self.inputs, OneHot) else self.inputs)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of one example's block, (O, I)."""
+        outputs, inputs = (
+            side.size if isinstance(side, OneHot) else side.shape[-1] for side in (self.grads, self.inputs)
+        )
+        return outputs, inputs
+
     def blocks(self) -> Tensor:
         """Weight gradients [N, O, I]: ``nto,nti->noi``."""
         a, g = self.inputs, self.grads
@@ -113,6 +124,14 @@ class Factors:
     def rows(self, rows: slice) -> "Factors":
         """Some of the examples."""
         return Factors(_rows(self.inputs, rows), _rows(self.grads, rows))
+
+    def unpacked(self, gather: Tensor) -> "Factors":
+        """Packed rows as one row per example, zero in padding.
+
+        Args:
+            gather: int64 [N', T'], flat positions in (N, T) of every example's tokens; -1 is padding.
+        """
+        return Factors(_unpack(self.inputs, gather), _unpack(self.grads, gather))
 
     def per_token(self) -> "Factors":
         """Every token as an example of its own: N*T examples of length one."""
@@ -148,6 +167,16 @@ def _rows(side: Side, rows: slice) -> Side:
     return side[rows]
 
 
+def _unpack(side: Side, gather: Tensor) -> Side:
+    index = gather.clamp_min(0)
+    real = gather >= 0
+    if isinstance(side, OneHot):
+        flat = side.index.reshape(-1)[index]
+        weight = real.float() if side.weight is None else side.weight.reshape(-1)[index] * real
+        return OneHot(flat, side.size, weight)
+    return side.reshape(-1, side.shape[-1])[index] * real[..., None]
+
+
 def _flatten(side: Side) -> Side:
     if isinstance(side, OneHot):
         weight = None if side.weight is None else side.weight.reshape(-1, 1)
@@ -162,25 +191,3 @@ def _scatter(ones: OneHot, values: Tensor) -> Tensor:
         values = values * ones.weight.to(values.dtype)[..., None]
     out = values.new_zeros(n, ones.size, width)
     return out.scatter_add_(1, ones.index[..., None].expand_as(values), values)
-
-
-PIECE = 1 << 26
-"""Numbers in the blocks that are formed at once: 256 MiB of float32, however large the vocabulary and the batch."""
-
-
-def block_pieces(uses: Sequence[Factors]) -> Iterator[Tensor]:
-    """Weight gradients of a few examples at a time, [n, O, I], in order; together they are `total_blocks`."""
-    first = uses[0]
-    sizes = [side.size if isinstance(side, OneHot) else side.shape[-1] for side in (first.inputs, first.grads)]
-    examples = len(first.inputs.index if isinstance(first.inputs, OneHot) else first.inputs)
-    step = max(1, PIECE // (sizes[0] * sizes[1]))
-    for start in range(0, examples, step):
-        yield total_blocks([use.rows(slice(start, start + step)) for use in uses])
-
-
-def total_blocks(uses: Sequence[Factors]) -> Tensor:
-    """Weight gradient [N, O, I] of a weight used several times: the sum over its uses."""
-    total = uses[0].blocks()
-    for use in uses[1:]:
-        total = total + use.blocks()
-    return total

@@ -1,0 +1,26 @@
+"""The algebra of G = sum_t g_t a_t^T, one example's weight gradient at one site, kept as its two factors.
+
+    plain     one matrix: `Factors`, with one-hot sides
+    routed    a stack of experts' matrices, of which each token uses a few: `Routed`
+    grouped   products of rows in groups, one matrix per group
+    sums      a weight used in several places, blocks of many examples in pieces
+"""
+
+from whence.factors.grouped import group_ends, grouped_outer, grouped_product
+from whence.factors.plain import Factors, OneHot, Side, map_side
+from whence.factors.routed import Routed
+from whence.factors.sums import AnyFactors, block_pieces, total_blocks
+
+__all__ = [
+    "AnyFactors",
+    "Factors",
+    "OneHot",
+    "Routed",
+    "Side",
+    "block_pieces",
+    "group_ends",
+    "grouped_outer",
+    "grouped_product",
+    "map_side",
+    "total_blocks",
+]
