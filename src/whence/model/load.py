@@ -29,6 +29,7 @@ __all__ = [
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _CHUNK = 1 << 24
+_SEGMENTED = {"full_attention", "moe", "mlp"}  # kinds of layers in which a mask, or nothing, keeps tokens apart
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 
@@ -46,7 +47,8 @@ class LoadedModel:
         head: Module name of its output layer, if it has one.
         takes_positions: Whether its forward takes ``position_ids``.
         packs: Whether a block-diagonal mask keeps packed examples apart: not without positions, nor where attention
-            also slides over a window, which such a mask replaces.
+            also slides over a window, which such a mask replaces, nor where a state or a convolution runs through the
+            row (Mamba, gated delta nets).
     """
 
     model: nn.Module
@@ -248,7 +250,8 @@ def _parameters_of(function: Any) -> set[str]:
 def _packs(base: Any) -> bool:
     config = base.config.get_text_config()
     slides = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    return "position_ids" in _parameters_of(base.forward) and not slides
+    mixes = getattr(base, "_is_stateful", False) or not set(getattr(config, "layer_types", None) or ()) <= _SEGMENTED
+    return "position_ids" in _parameters_of(base.forward) and not slides and not mixes
 
 
 def _name_of(model: nn.Module, wanted: nn.Module | None) -> str | None:
