@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -61,6 +62,8 @@ def save_basis(folder: Path, site: Site, basis: SiteCurvature) -> None:
         tensors["outputs"] = basis.outputs.float()
     if basis.inputs is not None and site.group == site.name:
         tensors["inputs"] = basis.inputs.float()
+    if basis.trust is not None:
+        tensors["trust"] = basis.trust.float()
     save_tensors(folder / f"{site.name}.safetensors", tensors)
 
 
@@ -80,7 +83,9 @@ def load_bases(folder: Path, sites: Sequence[Site]) -> dict[str, SiteCurvature]:
             groups[site.group] = tensors.get("inputs")
         elif site.group not in groups:  # --sites kept this one and not the group's first
             groups[site.group] = load_tensors(folder / BASIS / f"{site.group}.safetensors").get("inputs")
-        out[site.name] = SiteCurvature(tensors.get("outputs"), groups[site.group], tensors["eigenvalues"])
+        out[site.name] = SiteCurvature(
+            tensors.get("outputs"), groups[site.group], tensors["eigenvalues"], tensors.get("trust")
+        )
     return out
 
 
@@ -103,5 +108,5 @@ def load_curvatures(folder: Path, sites: Sequence[Site], method: Method) -> dict
     out = {}
     for site in sites:
         values = read_some(folder / name / f"{site.name}.safetensors", ["eigenvalues"])["eigenvalues"]
-        out[site.name] = SiteCurvature(bases[site.name].outputs, bases[site.name].inputs, values.to(torch.float32))
+        out[site.name] = replace(bases[site.name], eigenvalues=values.to(torch.float32))
     return out

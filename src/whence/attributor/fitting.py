@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,12 @@ from whence.curvature import (
     identity_curvature,
     moment_names,
     standard_error,
+    with_eigenvalues,
 )
 from whence.data import Corpus
 from whence.errors import IncompleteError
 from whence.gradients import add_covariances, add_eigenvalue_squares
+from whence.interfaces import Site
 from whence.runs import is_done, publish, require_done
 
 if TYPE_CHECKING:
@@ -178,7 +181,7 @@ class EigenvalueStep(_FitStep):
                 return None
             return moved.setdefault(id(tensor), tensor.to(owner.loaded.device, wide))
 
-        return {name: SiteCurvature(here(c.outputs), here(c.inputs), c.eigenvalues) for name, c in loaded.items()}
+        return {name: replace(c, outputs=here(c.outputs), inputs=here(c.inputs)) for name, c in loaded.items()}
 
     def run(self, item: int, shares: tuple[int, int], advance: Advance) -> None:
         """Sum the squared gradients of one part."""
@@ -188,7 +191,7 @@ class EigenvalueStep(_FitStep):
             add_eigenvalue_squares(owner.runner, examples, self.bases, squares, fit.seed, fit.precision)
             advance(tokens)
         for site in owner.sites:
-            squares.setdefault(site.name, torch.zeros(site.outputs, site.inputs))
+            squares.setdefault(site.name, torch.zeros(site.shape))
         self._store(item, squares)
 
     def finished(self) -> bool:
@@ -208,10 +211,18 @@ class EigenvalueStep(_FitStep):
                 )
                 if error == error:
                     errors[site.name] = round(error, 6)
-                total = torch.stack(squares).sum(0) / sum(counts)
+                total = with_eigenvalues(self._prior(site), torch.stack(squares).sum(0), sum(counts)).eigenvalues
                 save_tensors(temporary / f"{site.name}.safetensors", {"eigenvalues": total.float()})
             marker["median_relative_standard_error"] = float(np.median(list(errors.values()))) if errors else None
         self._drop_parts()
+
+
+    def _prior(self, site: Site) -> SiteCurvature:
+        """What the eigenvalues of a stack's rarely used experts are drawn towards; a plain site needs none."""
+        if not site.experts or self.name == "diagonal":
+            return SiteCurvature(None, None, torch.zeros((), dtype=torch.float64))
+        basis = load_bases(self.folder, [site])[site.name]
+        return SiteCurvature(None, None, basis.eigenvalues.double(), basis.trust)
 
 
 def fit_steps(owner: "Attributor") -> list[Step]:

@@ -180,7 +180,7 @@ def _exact(
     solved = exact_solve(hessian, rule.of("the model", whole, 1.0), queries)
     sizes = [site.size for site in runner.sites]
     return {
-        site.name: part.reshape(-1, site.outputs, site.inputs)
+        site.name: part.reshape(-1, *site.shape)
         for site, part in zip(runner.sites, solved.split(sizes, 1), strict=True)
     }
 
@@ -188,7 +188,7 @@ def _exact(
 def _named(sites: Sequence[Site], model: nn.Module, flat: Tensor) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for site, part in zip(sites, flat.split([site.size for site in sites]), strict=True):
-        out |= parameters_of(site, model, part.reshape(site.outputs, site.inputs))
+        out |= parameters_of(site, model, part.reshape(site.shape))
     return out
 
 

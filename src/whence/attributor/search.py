@@ -56,7 +56,7 @@ def ask(owner: "Attributor", queries: Sequence[EncodedQuery]) -> Question:
     first = next(owner.loaded.model.parameters())
     wide = torch.float64 if first.dtype == torch.float64 else torch.float32
     out = {
-        site.name: torch.empty(len(queries), site.outputs, site.inputs, dtype=wide, device=owner.loaded.device)
+        site.name: torch.empty(len(queries), *site.shape, dtype=wide, device=owner.loaded.device)
         for site in owner.sites
     }
     losses = []

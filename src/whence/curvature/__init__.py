@@ -2,6 +2,7 @@
 
 statistics.py  second moments of inputs and output gradients, as sums
 ekfac.py       K-FAC and EK-FAC: eigenbasis and eigenvalues of a site
+experts.py     experts that saw few tokens borrow from the others
 damping.py     what is added before inverting
 exact.py       the whole Hessian, for small models
 """

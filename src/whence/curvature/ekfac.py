@@ -7,6 +7,9 @@ treats tokens, and inputs and gradients, as independent. EK-FAC (George et al. 2
 2023, arXiv:2308.03296) keeps the basis and measures Lambda_oi = E[(Q_S^T G Q_A)_oi^2] with the token-summed gradient
 G. Both ignore all coupling between sites. A weight used twice has F ~ sum_u A_u (x) S_u; its basis diagonalises the
 partial traces sum_u tr(S_u) A_u and sum_u tr(A_u) S_u, which for a single use is the plain K-FAC basis.
+
+A stack of experts has one such curvature per expert, all of the same form with a leading axis E; an expert that saw
+few tokens borrows from the others (experts.py).
 """
 
 from collections.abc import Mapping
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from whence.curvature.experts import shrunk, trust
 from whence.curvature.statistics import Covariances, moment_names
 from whence.errors import NumericalError
 from whence.interfaces import Site
@@ -27,31 +31,33 @@ class SiteCurvature:
     """Curvature of one site, fitted.
 
     Attributes:
-        outputs: Q_S [O, O], columns are eigenvectors; None is the identity.
-        inputs: Q_A [I, I]; None is the identity.
-        eigenvalues: Lambda [O, I], per document; zeros for the identity method.
+        outputs: Q_S [O, O], columns are eigenvectors; None is the identity. [E, O, O] for a stack of experts.
+        inputs: Q_A [I, I]; None is the identity. [E, I, I] for a stack.
+        eigenvalues: Lambda [O, I], per document; zeros for the identity method. [E, O, I] for a stack.
+        trust: For a stack whose factors were shrunk, how far each expert's own measurements count, [E] in 0..1.
     """
 
     outputs: Tensor | None
     inputs: Tensor | None
     eigenvalues: Tensor
+    trust: Tensor | None = None
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "SiteCurvature":
         """The same on another device or in another dtype."""
-        moved = [None if t is None else t.to(device, dtype) for t in (self.outputs, self.inputs)]
-        return SiteCurvature(moved[0], moved[1], self.eigenvalues.to(device, dtype))
+        moved = [None if t is None else t.to(device, dtype) for t in (self.outputs, self.inputs, self.trust)]
+        return SiteCurvature(moved[0], moved[1], self.eigenvalues.to(device, dtype), moved[2])
 
     def rotate(self, blocks: Tensor) -> Tensor:
-        """``Q_S^T G Q_A`` of blocks [N, O, I]."""
+        """``Q_S^T G Q_A`` of blocks [N, O, I]; for a stack [N, E, O, I], here and below."""
         if self.outputs is not None:
-            blocks = self.outputs.T.to(blocks.dtype) @ blocks
+            blocks = self.outputs.mT.to(blocks.dtype) @ blocks
         return blocks if self.inputs is None else blocks @ self.inputs.to(blocks.dtype)
 
     def unrotate(self, blocks: Tensor) -> Tensor:
         """``Q_S B Q_A^T`` of blocks [N, O, I] in the eigenbasis."""
         if self.outputs is not None:
             blocks = self.outputs.to(blocks.dtype) @ blocks
-        return blocks if self.inputs is None else blocks @ self.inputs.T.to(blocks.dtype)
+        return blocks if self.inputs is None else blocks @ self.inputs.mT.to(blocks.dtype)
 
     def solve(self, blocks: Tensor, damping: float) -> Tensor:
         """``(C + damping)^-1 G`` of blocks [N, O, I]."""
@@ -112,10 +118,12 @@ def fit_kfac(site: Site, sums: Covariances, shared: dict[str, Side]) -> SiteCurv
         sums: Second moments of all parts; those of this site are read.
         shared: Decomposed inputs by group, filled as they are made, so that a group is decomposed once.
     """
+    if site.experts:
+        return _fit_experts(site, sums)
     names = moment_names(site)
-    tokens = [max(sums.counts[outputs], 1.0) for outputs, _ in names]
+    tokens = [max(float(sums.counts[outputs]), 1.0) for outputs, _ in names]
     output_moments = [sums.totals[outputs].double() / n for (outputs, _), n in zip(names, tokens, strict=True)]
-    input_moments = [sums.totals[inputs].double() / max(sums.counts[inputs], 1.0) for _, inputs in names]
+    input_moments = [sums.totals[inputs].double() / max(float(sums.counts[inputs]), 1.0) for _, inputs in names]
     if site.group not in shared:
         weights = [n * _trace(moment) for n, moment in zip(tokens, output_moments, strict=True)]
         shared[site.group] = _side(input_moments, weights, f"{site.group} (inputs)")
@@ -127,9 +135,26 @@ def fit_kfac(site: Site, sums: Covariances, shared: dict[str, Side]) -> SiteCurv
     return SiteCurvature(outputs.basis, inputs.basis, eigenvalues)
 
 
+def _fit_experts(site: Site, sums: Covariances) -> SiteCurvature:
+    ((outputs, inputs),) = moment_names(site)
+    tokens = sums.counts[outputs]
+    output_moments = shrunk(sums.totals[outputs].double(), tokens)
+    input_moments = shrunk(sums.totals[inputs].double(), tokens)
+    named = range(site.experts)
+    s_values, s = map(
+        torch.stack, zip(*(eigenbasis(output_moments[e], f"{site.name}[{e}]") for e in named), strict=True)
+    )
+    a_values, a = map(
+        torch.stack, zip(*(eigenbasis(input_moments[e], f"{site.name}[{e}]") for e in named), strict=True)
+    )
+    rate = (tokens + 1.0) / max(sums.documents, 1.0)
+    eigenvalues = rate[:, None, None] * s_values[:, :, None] * a_values[:, None, :]
+    return SiteCurvature(s, a, eigenvalues, trust(tokens, max(site.outputs, site.inputs)))
+
+
 def identity_curvature(site: Site) -> SiteCurvature:
     """No curvature: with damping 1 influence is the plain inner product of gradients, over n."""
-    return SiteCurvature(None, None, torch.zeros(site.outputs, site.inputs))
+    return SiteCurvature(None, None, torch.zeros(site.shape))
 
 
 def add_squares(total: Tensor, blocks: Tensor) -> None:
@@ -139,8 +164,15 @@ def add_squares(total: Tensor, blocks: Tensor) -> None:
 
 
 def with_eigenvalues(basis: SiteCurvature, squares: Tensor, documents: float) -> SiteCurvature:
-    """EK-FAC: the same basis with measured eigenvalues, ``sum of squares / documents``."""
-    return SiteCurvature(basis.outputs, basis.inputs, squares.to(basis.eigenvalues.dtype) / max(documents, 1.0))
+    """EK-FAC: the same basis with measured eigenvalues, ``sum of squares / documents``.
+
+    Those of an expert that saw few tokens are drawn towards what K-FAC predicts from its shrunk factors.
+    """
+    measured = squares.to(basis.eigenvalues.dtype) / max(documents, 1.0)
+    if basis.trust is not None:
+        own = basis.trust.to(measured)[:, None, None]
+        measured = own * measured + (1.0 - own) * basis.eigenvalues
+    return SiteCurvature(basis.outputs, basis.inputs, measured, basis.trust)
 
 
 def standard_error(parts: Mapping[str, tuple[Tensor, float]]) -> float:
@@ -156,7 +188,7 @@ def standard_error(parts: Mapping[str, tuple[Tensor, float]]) -> float:
         return float("nan")
     weights = torch.tensor([documents for _, documents in parts.values()], dtype=torch.float64)
     means = torch.stack([squares.double() / max(documents, 1.0) for squares, documents in parts.values()])
-    share = (weights / weights.sum())[:, None, None]
+    share = (weights / weights.sum()).reshape(-1, *[1] * (means.ndim - 1))
     mean = (share * means).sum(0)
     variance = (share.square() * (means - mean).square()).sum(0) * len(parts) / (len(parts) - 1)
     return float(variance.sum().sqrt() / mean.norm().clamp_min(1e-300))

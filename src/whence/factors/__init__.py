@@ -1,9 +1,9 @@
 """The algebra of G = sum_t g_t a_t^T, one example's weight gradient at one site, kept as its two factors.
 
-    plain     one matrix: `Factors`, with one-hot sides
-    routed    a stack of experts' matrices, of which each token uses a few: `Routed`
-    grouped   products of rows in groups, one matrix per group
-    sums      a weight used in several places, blocks of many examples in pieces
+plain.py     one matrix: `Factors`, with one-hot sides
+routed.py    a stack of experts' matrices, of which each token uses a few: `Routed`
+grouped.py   products of rows in groups, one matrix per group
+sums.py      a weight used in several places, blocks of many examples in pieces
 """
 
 from whence.factors.grouped import group_ends, grouped_outer, grouped_product

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whence.curvature import SiteCurvature
-from whence.factors import Factors, Side, block_pieces, map_side
+from whence.factors import AnyFactors, Factors, Routed, Side, block_pieces, map_side
 from whence.gradients.recipe import Recipe
 from whence.interfaces import Site
 from whence.projection import SiteLayout, encode, rotate_blocks, signs, srht
@@ -36,8 +36,8 @@ class SiteEncoder:
         layout: Where its code lies in a row.
         curvature: Its basis and eigenvalues.
         damping: Lambda.
-        left: Map of a document's output gradients [K_o, O], or None.
-        right: Map of its inputs [K_i, I], or None.
+        left: Map of a document's output gradients [K_o, O], or None; [E, K_o, O] for a stack of experts.
+        right: Map of its inputs [K_i, I], or None; [E, K_i, I] for a stack.
         weights: Whitening and random signs of a document, flat [padded]; zero in padding.
         signs: Random signs alone, int8, flat [padded].
         separable: Whitening weights (w_o [O], w_i [I]) of a sketch; None where whitening is whole.
@@ -58,7 +58,7 @@ class SiteEncoder:
     shared: bool
 
     def document(
-        self, uses: Sequence[Factors], cache: dict[str, Side]
+        self, uses: Sequence[AnyFactors], cache: dict[str, Side]
     ) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
         """Codes [N, elements] and scales [N, blocks] of N examples.
 
@@ -77,8 +77,8 @@ class SiteEncoder:
         padded[:, self.layout.count :] = 0
         return encode(self._keep(rotate_blocks(padded, self.layout.block)), self.layout)
 
-    def _map(self, use: Factors, cache: dict[str, Side] | None) -> Factors:
-        if not self.shared or cache is None:
+    def _map(self, use: AnyFactors, cache: dict[str, Side] | None) -> AnyFactors:
+        if isinstance(use, Routed) or not self.shared or cache is None:
             return use.map(self.left, self.right)
         if self.site.group not in cache:
             cache[self.site.group] = map_side(use.inputs, self.right)
@@ -88,7 +88,7 @@ class SiteEncoder:
         """Full-precision vectors [Q, stored] of query gradients.
 
         Args:
-            blocks: Gradients of -log p, [Q, O, I].
+            blocks: Gradients of -log p, [Q, O, I]; of a stack [Q, E, O, I].
             plain: For the gradient dot product instead of influence.
         """
         turned = self.curvature.rotate(blocks) * self._query_weights(plain)
@@ -107,7 +107,7 @@ class SiteEncoder:
         damped = self.curvature.eigenvalues + self.damping
         if self.separable is None:
             return damped.sqrt_() if plain else damped.rsqrt_()
-        whitening = self.separable[0][:, None] * self.separable[1]
+        whitening = self.separable[0][..., :, None] * self.separable[1][..., None, :]
         return whitening.reciprocal_() if plain else whitening.mul_(damped).reciprocal_()
 
     def _flat(self, blocks: Tensor) -> Tensor:
@@ -124,18 +124,15 @@ class SiteEncoder:
 
 
 def separable_weights(eigenvalues: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """The rank-one part of ``(Lambda + l)^(-1/2)``: output weights [O] and input weights [I].
+    """The rank-one part of ``(Lambda + l)^(-1/2)``: output weights [O] and input weights [I], or [E, O] and [E, I].
 
     From the marginal means of Lambda with factored damping: ``(o/m + s)(i/m + s) m`` with ``s = sqrt(l/m)``, m their
     mean.
     """
-    mean = eigenvalues.mean()
-    if mean <= 0:
-        one = eigenvalues.new_ones(())
-        return one.expand(eigenvalues.shape[0]) * damping**-0.5, one.expand(eigenvalues.shape[1])
+    mean = eigenvalues.mean((-2, -1)).clamp_min(1e-12 * damping)[..., None]
     shift = (damping / mean).sqrt()
-    outputs = eigenvalues.mean(1) / mean + shift
-    inputs = eigenvalues.mean(0) / mean + shift
+    outputs = eigenvalues.mean(-1) / mean + shift
+    inputs = eigenvalues.mean(-2) / mean + shift
     return (outputs * mean).rsqrt(), inputs.rsqrt()
 
 
@@ -207,7 +204,7 @@ def _build(
 
 
 def _transpose(basis: Tensor | None) -> Tensor | None:
-    return None if basis is None else basis.T
+    return None if basis is None else basis.mT
 
 
 def _flatten(weights: Tensor, site: Site) -> Tensor:
@@ -225,6 +222,6 @@ def _sketches(
 
 
 def _folded(sketch: Tensor | None, weights: Tensor, basis: Tensor | None) -> Tensor:
-    """``P diag(w) Q^T``, with missing parts left out."""
-    scaled = torch.diag(weights) if sketch is None else sketch * weights
-    return (scaled if basis is None else scaled @ basis.T).contiguous()
+    """``P diag(w) Q^T``, with missing parts left out; one for each expert of a stack."""
+    scaled = torch.diag_embed(weights) if sketch is None else sketch * weights[..., None, :]
+    return (scaled if basis is None else scaled @ basis.mT).contiguous()

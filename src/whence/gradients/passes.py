@@ -14,7 +14,7 @@ from torch import Tensor
 
 from whence.curvature import Covariances, SiteCurvature, add_squares
 from whence.errors import NumericalError
-from whence.factors import Factors, OneHot, Side, block_pieces, map_side, total_blocks
+from whence.factors import AnyFactors, Factors, OneHot, Routed, Side, block_pieces, map_side, total_blocks
 from whence.gradients.encoder import SiteEncoder
 from whence.gradients.runner import Examples, Precision, Runner, products
 from whence.interfaces import Site
@@ -34,7 +34,7 @@ def add_covariances(runner: Runner, examples: Examples, sums: Covariances, seed:
     """Add a batch's second moments, with labels drawn from the model."""
     sums.start_batch()
 
-    def consume(site: Site, uses: list[Factors], masks: list[Tensor | None]) -> None:
+    def consume(site: Site, uses: list[AnyFactors], masks: list[Tensor | None]) -> None:
         with products(precision):
             sums.add(site, uses, masks)
 
@@ -52,7 +52,7 @@ def add_eigenvalue_squares(
     """Add a batch's squared gradients in the eigenbasis, with labels drawn afresh from the model."""
     cache: dict[str, Side] = {}
 
-    def consume(site: Site, uses: list[Factors]) -> None:
+    def consume(site: Site, uses: list[AnyFactors]) -> None:
         with products(precision):
             for blocks in rotated_blocks(site, uses, bases[site.name], cache):
                 if site.name not in squares:
@@ -63,25 +63,31 @@ def add_eigenvalue_squares(
 
 
 def rotated_blocks(
-    site: Site, uses: Sequence[Factors], basis: SiteCurvature, cache: dict[str, Side]
+    site: Site, uses: Sequence[AnyFactors], basis: SiteCurvature, cache: dict[str, Side]
 ) -> Iterator[Tensor]:
     """``Q_S^T G Q_A`` [n, O, I], a few examples at a time; tokens or blocks are rotated, whichever is cheaper."""
-    tokens = max(_length(use) for use in uses)
+    tokens = max(_tokens(use) for use in uses)
     by_token = tokens * (site.outputs**2 + site.inputs**2) < site.size * (site.outputs + site.inputs)
-    if not by_token or basis.outputs is None or basis.inputs is None:
-        one_hot = any(isinstance(use.inputs, OneHot) or isinstance(use.grads, OneHot) for use in uses)
-        if not by_token and not one_hot:
-            return map(basis.rotate, block_pieces(uses))
-    left = None if basis.outputs is None else basis.outputs.T
-    right = None if basis.inputs is None else basis.inputs.T
-    if len(uses) > 1:
+    if not by_token and not any(_one_hot(use) for use in uses):
+        return map(basis.rotate, block_pieces(uses))
+    left = None if basis.outputs is None else basis.outputs.mT
+    right = None if basis.inputs is None else basis.inputs.mT
+    first = uses[0]
+    if len(uses) > 1 or isinstance(first, Routed):
         return block_pieces([use.map(left, right) for use in uses])
     if site.group not in cache:
-        cache[site.group] = map_side(uses[0].inputs, right)
-    return block_pieces([Factors(cache[site.group], map_side(uses[0].grads, left))])
+        cache[site.group] = map_side(first.inputs, right)
+    return block_pieces([Factors(cache[site.group], map_side(first.grads, left))])
 
 
-def _length(use: Factors) -> int:
+def _one_hot(use: AnyFactors) -> bool:
+    return isinstance(use.inputs, OneHot) or isinstance(use.grads, OneHot)
+
+
+def _tokens(use: AnyFactors) -> float:
+    """Tokens (rows, where tokens are routed) of an example."""
+    if isinstance(use, Routed):
+        return len(use.expert) / max(use.examples, 1)
     side = use.grads if isinstance(use.grads, Tensor) else use.inputs
     return int(cast(Tensor, side).shape[1])
 
@@ -98,7 +104,7 @@ def encode_documents(
     scales = np.zeros((examples.count, layouts[-1].last_scale), dtype=np.float32)
     cache: dict[str, Side] = {}
 
-    def consume(site: Site, uses: list[Factors]) -> None:
+    def consume(site: Site, uses: list[AnyFactors]) -> None:
         encoder = encoders[site.name]
         at = encoder.layout
         with products(precision):
@@ -121,10 +127,10 @@ def _refuse_not_finite(fine: NDArray[np.bool_], examples: Examples) -> None:
 
 
 def gradient_blocks(runner: Runner, examples: Examples) -> tuple[dict[str, Tensor], Tensor]:
-    """Full-precision weight gradients [E, O, I] of -log p by site, and losses [E]."""
+    """Full-precision weight gradients [E, O, I] (of a stack [E, experts, O, I]) of -log p by site, and losses [E]."""
     out: dict[str, Tensor] = {}
 
-    def consume(site: Site, uses: list[Factors]) -> None:
+    def consume(site: Site, uses: list[AnyFactors]) -> None:
         with products("full"):
             blocks = total_blocks(uses)
         out[site.name] = blocks if blocks.dtype == torch.float64 else blocks.float()
@@ -136,7 +142,7 @@ def gradient_blocks(runner: Runner, examples: Examples) -> tuple[dict[str, Tenso
     _refuse_not_finite(finite.cpu().numpy(), examples)
     for site in runner.sites:  # a site may have seen no gradient at all
         if site.name not in out:
-            out[site.name] = losses.new_zeros(examples.count, site.outputs, site.inputs)
+            out[site.name] = losses.new_zeros(examples.count, *site.shape)
     return out, losses
 
 
@@ -158,7 +164,7 @@ def exact_scores(
     firsts = [next(iter(target.values())) for target in targets]
     totals = firsts[0].new_zeros(max(order.values()) + 1, examples.count, sum(map(len, firsts)))
 
-    def consume(site: Site, uses: list[Factors]) -> None:
+    def consume(site: Site, uses: list[AnyFactors]) -> None:
         wanted = [target[site.name] for target in targets]
         with products("full"):
             totals[order[site.name]] += sum(_inner(use, wanted) for use in uses).to(totals)  # type: ignore[union-attr]
@@ -168,9 +174,9 @@ def exact_scores(
     return totals, losses
 
 
-def _inner(use: Factors, targets: Sequence[Tensor]) -> Tensor:
+def _inner(use: AnyFactors, targets: Sequence[Tensor]) -> Tensor:
     """[E, M]: blocks once for all targets, or token by token where a side is one-hot and a block mostly zero."""
-    if isinstance(use.inputs, OneHot) or isinstance(use.grads, OneHot):
+    if _one_hot(use):
         return torch.cat([use.against(target.to(use.dtype)).sum(-1).T for target in targets], 1)
     flat = [target.flatten(1).T.to(use.dtype) for target in targets]
     pieces = (blocks.flatten(1) for blocks in block_pieces([use]))
@@ -193,7 +199,7 @@ def token_scores(
     by_token: list[Tensor] = []
     by_site: dict[str, Tensor] = {}
 
-    def consume(site: Site, uses: list[Factors]) -> None:
+    def consume(site: Site, uses: list[AnyFactors]) -> None:
         with products("full"):
             shares = cast(Tensor, sum(use.against(targets[site.name].to(use.dtype)) for use in uses)).double()
         by_site[site.name] = shares.sum(-1)

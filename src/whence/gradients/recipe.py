@@ -29,7 +29,8 @@ class Recipe(BaseModel):
         projection: auto keeps whole gradients if their codes are small (`AUTO_BYTES` per document window) and otherwise
             sketches them to that size; none keeps the whole rotated gradient; hadamard keeps a share of each rotated
             block; kronecker maps the factors to fewer dimensions first, which costs almost no time.
-        coordinates: Coordinates to keep per site with hadamard and kronecker.
+        coordinates: Coordinates to keep per site with hadamard and kronecker; a stack's experts share them, with at
+            least 64 for each.
         seed: Seed of the random signs and rows.
         precision: fast lets matrix products of documents round their inputs to bfloat16 (TF32 on CUDA), which is far
             below what one bit loses; full does not. Queries are always in full precision.
@@ -53,20 +54,23 @@ class Recipe(BaseModel):
         return f"{self.method}-{self.bits}bit-{shape}-{digest}"
 
     def sketch_shape(self, site: Site) -> tuple[int, int]:
-        """Sizes (K_o, K_i) that a site's factors are mapped to before flattening."""
-        if self.projection != "kronecker" or self.coordinates is None or site.size <= self.coordinates:
+        """Sizes (K_o, K_i) that a site's factors (each expert's, of a stack) are mapped to before flattening."""
+        if self.projection != "kronecker" or self.coordinates is None:
             return site.outputs, site.inputs
-        half = 1 << ((self.coordinates.bit_length()) // 2)
+        budget = max(self.coordinates // site.experts, 64) if site.experts else self.coordinates
+        if site.outputs * site.inputs <= budget:
+            return site.outputs, site.inputs
+        half = 1 << (budget.bit_length() // 2)
         outputs = min(site.outputs, half)
-        inputs = min(site.inputs, max(self.coordinates // outputs, 1))
-        return min(site.outputs, max(self.coordinates // inputs, 1)), inputs
+        inputs = min(site.inputs, max(budget // outputs, 1))
+        return min(site.outputs, max(budget // inputs, 1)), inputs
 
     def layout(self, sites: Sequence[Site]) -> list[SiteLayout]:
         """Where each site's code lies in a row."""
         counts: dict[str, tuple[int, int, int]] = {}
         for site in sites:
             outputs, inputs = self.sketch_shape(site)
-            count = outputs * inputs
+            count = outputs * inputs * max(site.experts, 1)
             block = kept = block_size(count)
             if self.projection == "hadamard" and self.coordinates is not None:
                 while kept > 64 and kept * -(-count // block) > self.coordinates:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from whence.curvature import SiteCurvature
 from whence.errors import NumericalError
-from whence.factors import Factors, Side, block_pieces
+from whence.factors import AnyFactors, Side, block_pieces
 from whence.gradients.passes import rotated_blocks
 from whence.gradients.runner import Examples, Runner, products
 from whence.interfaces import Site
@@ -107,7 +107,7 @@ def _visit(runner: Runner, examples: Examples, bases: Bases, take: Callable[[Sit
     """Hand over each site's blocks of a batch, some examples at a time and in order."""
     cache: dict[str, Side] = {}
 
-    def consume(site: Site, uses: list[Factors]) -> None:
+    def consume(site: Site, uses: list[AnyFactors]) -> None:
         with products("full"):
             take(site, block_pieces(uses) if bases is None else rotated_blocks(site, uses, bases[site.name], cache))
 
