@@ -156,8 +156,10 @@ def test_an_expert_without_tokens_has_the_pooled_factor():
     torch.testing.assert_close(moments[0], pooled)
     torch.testing.assert_close(moments[3], pooled)
     fitted = fit_kfac(STACK, sums, {})
-    assert fitted.trust[0] == 0 and fitted.trust[3] == N * T / (N * T + IN)
-    assert (fitted.eigenvalues[0] >= 0).all() and fitted.eigenvalues[0].max() > 0
+    assert fitted.trust[0] == 0
+    assert fitted.trust[3] == N * T / (N * T + IN)
+    assert (fitted.eigenvalues[0] >= 0).all()
+    assert fitted.eigenvalues[0].max() > 0
 
 
 def test_shrinking_brings_rare_experts_nearer_to_the_truth():
