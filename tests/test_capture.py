@@ -357,7 +357,8 @@ def test_token_shares_sum_to_the_example_and_to_the_sites():
         site.name: torch.randn(3, site.outputs, site.inputs, generator=generator, dtype=torch.float64)
         for site in runner.sites
     }
-    by_token, by_site = token_scores(runner, examples, targets)
+    found = token_scores(runner, examples, targets)
+    by_token, by_site = found.tokens, found.sites
     for number, site in enumerate(runner.sites):
         wanted = torch.einsum("moi,noi->mn", targets[site.name], blocks[site.name])
         np.testing.assert_allclose(by_site[number], wanted.numpy(), rtol=1e-9, atol=1e-12)

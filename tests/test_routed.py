@@ -49,6 +49,7 @@ def test_blocks_tokens_and_maps(name):
     shares = use.against(fixed)
     assert shares.shape == (2, N, T)
     torch.testing.assert_close(shares.sum(-1), torch.einsum("meoi,neoi->mn", fixed, wanted))
+    torch.testing.assert_close(use.shares(fixed)[1], torch.einsum("meoi,neoi->mne", fixed, wanted))
     left, right = random(E, 2, OUT), random(E, 3, IN)
     torch.testing.assert_close(use.map(left, right).blocks(), left @ wanted @ right.mT)
     torch.testing.assert_close(use.map(None, right).blocks(), wanted @ right.mT)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Detail", "document_details", "query_token_shares", "refine"]
 
 _TARGET_BYTES = 1 << 30
+_EXPERTS = 16  # a model may have tens of thousands; a reader looks at a few
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Detail:
         influence: The whole.
         gradient_dot: Plain inner product of gradients over n.
         sites: By site, in the sites' order.
+        experts: By expert of each stack of experts, as ``site[expert]``; the strongest of them.
         windows: (start, stop, influence) of every window.
         window: Index of the window with the largest |influence|.
         tokens: Influence by token of that window, shifted so that it lies on the token being predicted.
@@ -42,6 +44,7 @@ class Detail:
     influence: float
     gradient_dot: float
     sites: NDArray[np.float64]
+    experts: dict[str, float]
     windows: tuple[tuple[int, int, float], ...]
     window: int
     tokens: NDArray[np.float64]
@@ -88,29 +91,51 @@ def document_details(
     """Exact influence of some documents on one query, taken apart. Arguments as for `refine`."""
     rows = windows_of(owner, documents)
     targets = {name: torch.cat([inverse[name], plain[name]]) for name in inverse}
-    pieces: dict[int, list[tuple[int, int, NDArray[np.float64], NDArray[np.float64]]]] = {}
+    pieces: dict[int, list[_Piece]] = {}
     for places, examples, _ in batches(owner, rows):
-        by_token, by_site = token_scores(owner.runner, examples, targets)
+        found = token_scores(owner.runner, examples, targets)
         for number, row in enumerate(rows[places].tolist()):
             document, start, stop = owner.corpus.window(row)
-            scaled = by_token[:, number, : stop - start] / owner.trained_on, by_site[:, :, number] / owner.trained_on
-            pieces.setdefault(document, []).append((start, stop, *scaled))
+            n = owner.trained_on
+            experts = {name: each[0, number] / n for name, each in found.experts.items()}
+            piece = _Piece(
+                start, stop, found.tokens[:, number, : stop - start] / n, found.sites[:, :, number] / n, experts
+            )
+            pieces.setdefault(document, []).append(piece)
     for parts in pieces.values():
-        parts.sort(key=lambda part: part[0])
+        parts.sort(key=lambda part: part.start)
     return {document: _combine(parts) for document, parts in pieces.items()}
 
 
-def _combine(parts: Sequence[tuple[int, int, NDArray[np.float64], NDArray[np.float64]]]) -> Detail:
-    windows = tuple((start, stop, float(by_token[0].sum())) for start, stop, by_token, _ in parts)
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One window of a document: tokens [2, T] and sites [S, 2] for influence and gradient dot, experts of influence."""
+
+    start: int
+    stop: int
+    tokens: NDArray[np.float64]
+    sites: NDArray[np.float64]
+    experts: dict[str, NDArray[np.float64]]
+
+
+def _combine(parts: Sequence[_Piece]) -> Detail:
+    windows = tuple((part.start, part.stop, float(part.tokens[0].sum())) for part in parts)
     best = int(np.argmax([abs(influence) for _, _, influence in windows]))
     return Detail(
         influence=sum(influence for _, _, influence in windows),
-        gradient_dot=float(sum(by_token[1].sum() for _, _, by_token, _ in parts)),
-        sites=np.sum([by_site[:, 0] for _, _, _, by_site in parts], axis=0),
+        gradient_dot=float(sum(part.tokens[1].sum() for part in parts)),
+        sites=np.sum([part.sites[:, 0] for part in parts], axis=0),
+        experts=_strongest({name: np.sum([part.experts[name] for part in parts], axis=0) for name in parts[0].experts}),
         windows=windows,
         window=best,
-        tokens=shifted(parts[best][2][0]),
+        tokens=shifted(parts[best].tokens[0]),
     )
+
+
+def _strongest(experts: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
+    """The experts with the largest |influence| of all stacks, strongest first."""
+    every = [(f"{name}[{e}]", float(value)) for name, values in experts.items() for e, value in enumerate(values)]
+    return dict(sorted(every, key=lambda item: -abs(item[1]))[:_EXPERTS])
 
 
 def shifted(shares: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -136,7 +161,7 @@ def query_token_shares(
     for start in range(0, len(documents), step):
         chosen = list(documents[start : start + step])
         targets = _document_targets(owner, chosen, encoders)
-        by_token, _ = token_scores(owner.runner, examples, targets)
+        by_token = token_scores(owner.runner, examples, targets).tokens
         for number, document in enumerate(chosen):
             out[document] = shifted(by_token[number, 0]) / owner.trained_on
     return out

@@ -349,6 +349,7 @@ class _HitMaker:
             sites={}
             if detail is None
             else {site.name: float(value) for site, value in zip(owner.sites, detail.sites, strict=True)},
+            experts={} if detail is None else detail.experts,
             windows=()
             if detail is None
             else tuple(

@@ -93,17 +93,19 @@ class Routed:
         Returns:
             [M, N, T]; its sum over t is ``<B_m, G_n>``.
         """
-        n, t = self.shape
-        flat = self.example * t + self.token
-        out = self.grads.new_zeros(len(blocks), n * t)
-        for values, total in zip(self.by_row(blocks), out, strict=True):
-            total.index_add_(0, flat, values)
-        return out.reshape(-1, n, t)
+        return self.shares(blocks)[0]
 
-    def by_row(self, blocks: Tensor) -> list[Tensor]:
-        """``g_s^T B_m,e(s) a_s`` [S] for each of the blocks [M, E, O, I]."""
-        ends = self.ends
-        return [(grouped_product(self.grads, block, ends) * self.inputs).sum(-1) for block in blocks]
+    def shares(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """Inner products with fixed blocks [M, E, O, I], by token [M, N, T] and by expert [M, N, E]."""
+        (n, t), ends = self.shape, self.ends
+        values = torch.stack(
+            [(grouped_product(self.grads, block, ends) * self.inputs).sum(-1) for block in blocks]
+        )  # [M, S]
+        out = []
+        for place, size in ((self.token, t), (self.expert, self.experts)):
+            total = values.new_zeros(len(blocks), n * size).index_add_(1, self.example * size + place, values)
+            out.append(total.reshape(-1, n, size))
+        return out[0], out[1]
 
     def unpacked(self, gather: Tensor) -> "Routed":
         """Rows of packed examples under their own numbers.

@@ -5,6 +5,7 @@ from or where results go. Matrix products of documents may run in fast precision
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from whence.interfaces import Site
 from whence.projection import SiteLayout, code_dtype
 
 __all__ = [
+    "TokenScores",
     "add_covariances",
     "add_eigenvalue_squares",
     "encode_documents",
@@ -183,29 +185,47 @@ def _inner(use: AnyFactors, targets: Sequence[Tensor]) -> Tensor:
     return torch.cat([torch.cat([piece @ each for each in flat], 1) for piece in pieces])
 
 
-def token_scores(
-    runner: Runner, examples: Examples, targets: Mapping[str, Tensor]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """Inner products with M fixed blocks, taken apart three ways that sum to the same totals.
+
+    Attributes:
+        tokens: [M, E, T], the share that arises at each position.
+        sites: [S, M, E], in the runner's order.
+        experts: For every stack of experts by site name, [M, E, experts].
+    """
+
+    tokens: NDArray[np.float64]
+    sites: NDArray[np.float64]
+    experts: dict[str, NDArray[np.float64]]
+
+
+def token_scores(runner: Runner, examples: Examples, targets: Mapping[str, Tensor]) -> TokenScores:
     """Inner products with fixed blocks, token by token: a token is an example of length one.
 
     Args:
         runner: Model, sites and loss.
         examples: A batch (not packed) of E examples of T tokens.
         targets: Site -> [M, O, I].
-
-    Returns:
-        [M, E, T], the share that arises at each position, and [S, M, E] by site; both sum to the same totals.
     """
     by_token: list[Tensor] = []
     by_site: dict[str, Tensor] = {}
+    by_expert: dict[str, Tensor] = {}
 
     def consume(site: Site, uses: list[AnyFactors]) -> None:
+        target = targets[site.name].to(uses[0].dtype)
         with products("full"):
-            shares = cast(Tensor, sum(use.against(targets[site.name].to(use.dtype)) for use in uses)).double()
+            if site.experts:
+                found = [use.shares(target) for use in uses if isinstance(use, Routed)]
+                by_expert[site.name] = cast(Tensor, sum(experts for _, experts in found)).double()
+                shares = cast(Tensor, sum(tokens for tokens, _ in found)).double()
+            else:
+                shares = cast(Tensor, sum(use.against(target) for use in uses)).double()
         by_site[site.name] = shares.sum(-1)
         by_token[:] = [shares if not by_token else by_token[0] + shares]
 
     runner.examples(examples, consume)
     none = torch.zeros_like(next(iter(by_site.values())))
     sites = torch.stack([by_site.get(site.name, none) for site in runner.sites])
-    return by_token[0].cpu().numpy(), sites.cpu().numpy()
+    experts = {name: values.cpu().numpy() for name, values in by_expert.items()}
+    return TokenScores(by_token[0].cpu().numpy(), sites.cpu().numpy(), experts)

@@ -60,6 +60,7 @@ class Hit(_Frozen):
         bm25: BM25 score of the document for the query's prompt and completion.
         bm25_rank: Its rank among all documents by BM25 (None where BM25 was not run).
         sites: Influence by site; sums to `influence`.
+        experts: Of a mixture of experts, influence of the strongest experts, as ``site[expert]``; part of `sites`.
         windows: Influence by window; sums to `influence`.
         tokens: The document's tokens with their influence (of the window with the largest |influence|).
         query_tokens: Influence of this document by query token, aligned with `Trace.tokens`.
@@ -82,6 +83,7 @@ class Hit(_Frozen):
     bm25: float | None = None
     bm25_rank: int | None = None
     sites: Mapping[str, float] = {}
+    experts: Mapping[str, float] = {}
     windows: tuple[WindowShare, ...] = ()
     tokens: tuple[Token, ...] = ()
     query_tokens: tuple[float, ...] = ()

@@ -4,7 +4,7 @@ Lengths and colours are presentation attributes and classes, since the page's po
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from whence.interfaces import Hit, Trace
 from whence.report.facts import SiteGrid, influence_rank, site_grid
@@ -27,15 +27,18 @@ _ROW, _CELL, _LABEL, _HEAD, _GAP = 11, 74, 88, 16, 8
 
 
 def profile(hit: Hit) -> Html:
-    """Influence by layer (rows) and kind of site (columns), and the strongest sites in words."""
+    """Influence by layer (rows) and kind of site (columns), and the strongest sites and experts in words."""
     grid = site_grid(hit.sites)
-    strongest = sorted(hit.sites.items(), key=lambda item: -abs(item[1]))[:5]
-    text = join(
-        (join([tag("code", shorten(one_line(name), 60)), " ", nats(value)]) for name, value in strongest), " · "
-    )
     largest = scale([*grid.cells.values(), *grid.outside.values()])
-    note = tag("p", tag("b", "Strongest sites "), text, cls="strongest")
-    return join([note, tag("div", _grid(grid, largest), cls="scroll")])
+    experts = [_strongest("Strongest experts ", hit.experts)] if hit.experts else []
+    drawing = tag("div", _grid(grid, largest), cls="scroll")
+    return join([_strongest("Strongest sites ", hit.sites), *experts, drawing])
+
+
+def _strongest(title: str, shares: Mapping[str, float]) -> Html:
+    first = sorted(shares.items(), key=lambda item: -abs(item[1]))[:5]
+    text = join((join([tag("code", shorten(one_line(name), 60)), " ", nats(value)]) for name, value in first), " · ")
+    return tag("p", tag("b", title), text, cls="strongest")
 
 
 def _grid(grid: SiteGrid, largest: float) -> Html:
