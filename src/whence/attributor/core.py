@@ -4,6 +4,8 @@ Wires the rooms together and holds no mathematics. Every long step is a list of 
 take shares of (`steps.py`); `fit` and `index` here simply do all of them in order.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -129,6 +131,7 @@ class Attributor:
         fingerprints = {
             "model": self.loaded.fingerprint,
             "tokenizer": None if self.tokenizer is None else tokenizer_fingerprint(self.tokenizer),
+            "sites": _named(self.sites),
         }
         content = {"config": self.config.model_dump(mode="json"), "fingerprints": fingerprints}
         if stored is None:
@@ -322,6 +325,12 @@ class Attributor:
                 report("self-influence", done, self.corpus.tokens)
 
         return self_scores(self, recipe or self.recipe(), advance).influence
+
+
+def _named(sites: Sequence[Site]) -> str:
+    """Which weights are attributed, in words and as a hash: a version that reads more of them fits other curvature."""
+    said = json.dumps([[site.name, *site.shape] for site in sites])
+    return f"{len(sites)} sites, {hashlib.sha256(said.encode()).hexdigest()[:12]}"
 
 
 def _same_files(typed: Sequence[str], stored: Mapping[str, Any], started: Path) -> Sequence[str]:
