@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from test_data_readers import WRITERS
 from test_data_support import SENTENCES, config, documents, tokenizer, tree, write_jsonl
-from whence.data import ingest, ingestion, open_corpus, readers, shares, windows_of
+from whence.data import ingest, ingestion, open_corpus, shares, windows_of
 from whence.errors import CorpusError, IncompleteError, StaleRunError, StorageError
 from whence.interfaces import Skip
 
@@ -302,7 +302,7 @@ def test_a_missing_corpus_leaves_no_folder(tmp_path):
 
 
 def test_a_file_that_breaks_off_keeps_what_was_finished(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "_CHUNK", 4096)
+    monkeypatch.setattr("whence.data.sources._CHUNK", 4096)
     path = write_jsonl(tmp_path / "a.jsonl.gz", [{"text": os.urandom(40).hex()} for _ in range(2000)])
     path.write_bytes(path.read_bytes()[:-4000])
     with pytest.raises(CorpusError, match="cut off"):

@@ -1,9 +1,15 @@
 """The data room: from files to documents, windows and batches, and from questions to tokens.
 
 sources.py       what the user typed → an ordered list of files
+hub.py           datasets on the Hugging Face hub; the only network
+mix.py           a mix file → data, weights and tags
+listing.py       a corpus → its files, each with weight, tags and attribute files
 readers.py       a file → rows, each either read or listed with the reason why not
+attributes.py    Dolma's attribute files, row by row beside their documents
+tags.py          everything a row says beside its text, as short strings by name
 rows.py          rows → documents: forms, loss masks, identity
-chat.py          conversations through the tokenizer's template, loss on the assistant's turns
+conversations.py a row → turns, those that are trained on, tools
+chat.py          conversations through the tokenizer's template, loss on the trained turns
 tokenization.py  text with target spans → tokens with a loss mask; tokens → display strings; fingerprint
 config.py        CorpusConfig and the reasons a row can be skipped
 ingestion.py     a corpus → shares on disk, resumable, any number of workers, always the same bytes
@@ -16,9 +22,12 @@ Tokenizers are passed in; nothing here imports torch or transformers.
 """
 
 from whence.data.batches import batch_from_sequences, make_batch, plan_batches
-from whence.data.config import SKIP_REASONS, CorpusConfig
+from whence.data.config import NOTES, SKIP_REASONS, CorpusConfig, SourceSettings
 from whence.data.corpus import Corpus, CorpusShare, open_corpus
+from whence.data.hub import hub_id
 from whence.data.ingestion import ingest, refuse_changed_files
+from whence.data.listing import corpus_files
+from whence.data.mix import read_mix
 from whence.data.queries import encode_queries, encode_query, load_queries
 from whence.data.readers import Row, open_rows
 from whence.data.shares import windows_of
@@ -26,6 +35,7 @@ from whence.data.sources import Listing, SourceFile, find_files
 from whence.data.tokenization import Tokenizer, pieces_of, tokenizer_fingerprint
 
 __all__ = [
+    "NOTES",
     "SKIP_REASONS",
     "Corpus",
     "CorpusConfig",
@@ -33,11 +43,14 @@ __all__ = [
     "Listing",
     "Row",
     "SourceFile",
+    "SourceSettings",
     "Tokenizer",
     "batch_from_sequences",
+    "corpus_files",
     "encode_queries",
     "encode_query",
     "find_files",
+    "hub_id",
     "ingest",
     "load_queries",
     "make_batch",
@@ -45,6 +58,7 @@ __all__ = [
     "open_rows",
     "pieces_of",
     "plan_batches",
+    "read_mix",
     "refuse_changed_files",
     "tokenizer_fingerprint",
     "windows_of",

@@ -1,10 +1,11 @@
 """The settings of a corpus, and the words for why a row was left out. Knows no files."""
 
+from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["SKIP_REASONS", "CorpusConfig", "Form"]
+__all__ = ["NOTES", "SKIP_REASONS", "CorpusConfig", "Form", "SourceSettings"]
 
 Form = Literal["auto", "text", "prompt", "messages", "input_ids"]
 
@@ -27,12 +28,40 @@ SKIP_REASONS = {
     "tokenizer-failed": "the tokenizer raised an error on the row",
 }
 
+NOTES = {
+    "no-attributes": "a set of attributes that other files have is missing beside their file",
+    "bad-attributes": "attributes that cannot be read",
+    "reasoning-dropped": "reasoning that the chat template leaves out",
+    "tool-calls-dropped": "tool calls that the chat template leaves out",
+    "no-prompt": "a user's turn without content, as releases have that withhold prompts",
+}
+"""What is counted of documents that are used all the same."""
+
+
+class SourceSettings(BaseModel):
+    """What a mix says of one source.
+
+    Attributes:
+        label: Its name; a tag of its documents, and their `source` where rows name none.
+        weight: How often each of its documents was trained on: epochs, or below 1 the share that was sampled.
+        tags: Further tags of all of its documents.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str | None = None
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    tags: Mapping[str, str] = Field(default_factory=dict)
+
 
 class CorpusConfig(BaseModel):
     """How rows become documents.
 
     Attributes:
-        data: Files, folders, globs or fsspec URLs, read in this order.
+        data: Files, folders, globs, fsspec URLs or datasets on the Hugging Face hub, read in this order.
+        sources: For each of `data`, in the same order, its weight and tags; all of weight 1 if empty.
+        attributes: Folders of Dolma attributes to read with the documents; "auto" finds them beside a ``documents``
+            folder, "none" reads none.
         text_field: Name of the field with a document's text.
         prompt_field: Name of the field with a prompt; goes with `completion_field`.
         completion_field: Name of the field with a completion; loss is on it alone.
@@ -51,6 +80,8 @@ class CorpusConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: tuple[str, ...] = Field(min_length=1)
+    sources: tuple[SourceSettings, ...] = ()
+    attributes: tuple[str, ...] = Field(default=("auto",), min_length=1)
     text_field: str = "text"
     prompt_field: str = "prompt"
     completion_field: str = "completion"
@@ -64,3 +95,9 @@ class CorpusConfig(BaseModel):
     share_tokens: int = Field(default=2**19, ge=1)
     share_documents: int = Field(default=2**14, ge=1)
     vocabulary: int = Field(ge=1, le=2**32)
+
+    @model_validator(mode="after")
+    def _a_source_each(self) -> "CorpusConfig":
+        if self.sources and len(self.sources) != len(self.data):
+            raise ValueError(f"{len(self.sources)} sources for {len(self.data)} data; give one for each, or none")
+        return self

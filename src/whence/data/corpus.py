@@ -23,7 +23,7 @@ _OPEN_SHARES = 16  # each holds three mapped files and one table; a bound on ope
 
 @dataclass(frozen=True, slots=True)
 class CorpusShare:
-    """One share: its folder's name, what it holds, and where it stands in the corpus."""
+    """One share: its folder's name, what it holds, where it stands in the corpus, how often it was trained on."""
 
     name: str
     documents: int
@@ -31,6 +31,8 @@ class CorpusShare:
     tokens: int
     first_document: int
     first_window: int
+    targets: int = 0
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Corpus:
         tokens: Number of tokens.
         targets: Number of tokens that carry loss.
         skipped: Rows left out, by reason.
-        duplicate_ids: Documents whose id an earlier one has.
+        notes: Rows read with a reservation, by reason.
+        duplicate_ids: Documents whose id an earlier one of the same source has.
         fingerprint: Hash of the content.
         tokenizer: Fingerprint of the tokenizer.
         config: The settings it was made with.
@@ -58,6 +61,7 @@ class Corpus:
     tokens: int
     targets: int
     skipped: Mapping[str, int]
+    notes: Mapping[str, int]
     duplicate_ids: int
     fingerprint: str
     tokenizer: str
@@ -76,6 +80,22 @@ class Corpus:
         object.__setattr__(self, "_first_documents", firsts[:, 0])
         object.__setattr__(self, "_first_windows", firsts[:, 1])
         object.__setattr__(self, "_open", lru_cache(_OPEN_SHARES)(opened))
+
+    @property
+    def trained_documents(self) -> float:
+        """Documents the model was trained on: every document as often as its source's weight says."""
+        return sum(share.documents * share.weight for share in self.shares)
+
+    @property
+    def trained_targets(self) -> float:
+        """Tokens that carried loss in training, counted likewise."""
+        return sum(share.targets * share.weight for share in self.shares)
+
+    def weights(self, documents: NDArray[np.int64]) -> NDArray[np.float64]:
+        """How often each of some documents was trained on, float64 [M]."""
+        each = np.asarray([share.weight for share in self.shares])
+        found: NDArray[np.float64] = each[np.searchsorted(self._first_documents, documents, side="right") - 1]
+        return found
 
     def _share(self, number: int) -> OpenShare:
         share: OpenShare = self._open(number)
@@ -146,8 +166,11 @@ class Corpus:
 
 
 def _corpus(folder: Path, manifest: Mapping[str, Any]) -> Corpus:
-    keys = ("name", "documents", "windows", "tokens", "first_document", "first_window")
-    every = [CorpusShare(**{key: entry[key] for key in keys}) for entry in manifest["shares"]]
+    keys = ("name", "documents", "windows", "tokens", "targets", "first_document", "first_window")
+    every = [
+        CorpusShare(**{key: entry[key] for key in keys}, weight=entry.get("weight", 1.0))
+        for entry in manifest["shares"]
+    ]
     missing = [share.name for share in every if not is_done(folder / share.name)]
     if missing:
         raise StorageError(
@@ -158,6 +181,7 @@ def _corpus(folder: Path, manifest: Mapping[str, Any]) -> Corpus:
         folder=folder,
         shares=tuple(share for share in every if share.documents),
         skipped=dict(manifest["skipped"]),
+        notes=dict(manifest.get("notes", {})),
         duplicate_ids=manifest["duplicate_ids"]["count"],
         config=CorpusConfig.model_validate(manifest["config"]),
         _names=tuple(share.name for share in every),

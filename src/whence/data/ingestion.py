@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from whence.data.attributes import tagged
 from whence.data.config import SKIP_REASONS, CorpusConfig
+from whence.data.listing import corpus_files, stored_revisions
 from whence.data.readers import Row, open_rows
 from whence.data.rows import documents_of
 from whence.data.shares import read_ids, read_skips, write_share
-from whence.data.sources import Listing, SourceFile, find_files
+from whence.data.sources import Listing, SourceFile
 from whence.data.tokenization import Tokenizer, tokenizer_fingerprint
 from whence.errors import CorpusError
 from whence.interfaces import Document, Skip
@@ -114,8 +116,8 @@ class _Worker:
         if self.progress is not None:
             self.progress(self.tokens, self.documents)
 
-    def write(self, path: Path, share: _Filling, source: str, next_row: int | None) -> None:
-        facts = {"source": source, "next_row": next_row, "settings": self.stamp}
+    def write(self, path: Path, share: _Filling, file: SourceFile, next_row: int | None) -> None:
+        facts = {"source": file.source, "weight": file.weight, "next_row": next_row, "settings": self.stamp}
         write_share(path, share.documents, share.skips, self.config.context, facts)
         self.report(share.tokens, len(share.documents))
 
@@ -128,21 +130,26 @@ class _Worker:
                 return
             share, start = share + 1, marker["next_row"]
         filling = _Filling()
-        rows = open_rows(file, start, self.config.text_field)
+        rows = tagged(file, open_rows(file, start, self.config.text_field), start, self.config)
         for outcome in _outcomes(rows, self.config, self.tokenizer):
             if filling.full(self.config):
-                self.write(_share_folder(self.folder, number, share), filling, file.source, outcome.row)
+                self.write(_share_folder(self.folder, number, share), filling, file, outcome.row)
                 share, filling = share + 1, _Filling()
             filling.add(outcome)
-        self.write(_share_folder(self.folder, number, share), filling, file.source, None)
+        self.write(_share_folder(self.folder, number, share), filling, file, None)
 
 
 def _stamp(value: Any) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(value, sort_keys=True).encode())
 
 
+def _beside(file: SourceFile) -> list[list[Any]]:
+    """The same of the attribute files that are read with a file."""
+    return [[beside.source, beside.bytes, beside.sample] for _, beside in file.attributes]
+
+
 def _files(listing: Listing) -> str:
-    sizes = [[file.source, file.bytes, file.sample] for file in listing.files]
+    sizes = [[file.source, file.bytes, file.sample, *_beside(file)] for file in listing.files]
     total = sum(max(0, file.bytes) for file in listing.files)
     return f"{len(sizes)} files, {total} bytes, {_stamp(sizes)[:16]}"
 
@@ -151,6 +158,7 @@ def _settings(config: CorpusConfig, listing: Listing, tokenizer: Tokenizer | Non
     return {
         **config.model_dump(mode="json"),
         "files": _files(listing),
+        "revisions": dict(listing.revisions),
         "tokenizer": tokenizer_fingerprint(tokenizer),
     }
 
@@ -194,12 +202,12 @@ def _no_usable_row(folder: Path, config: CorpusConfig, shares: list[Path], skips
     return CorpusError("\n".join(lines))
 
 
-def _id_hash(name: str) -> int:
-    return xxhash.xxh3_64_intdigest(name.encode())
+def _id_hash(name: tuple[str, str]) -> int:
+    return xxhash.xxh3_64_intdigest("\0".join(name).encode())
 
 
 def _duplicates(shares: list[Path]) -> tuple[int, list[str]]:
-    """How many documents have the id of an earlier one, and some of those ids."""
+    """How many documents have the id of an earlier one of the same source, and some of those ids."""
     hashes = [np.zeros(0, dtype=np.uint64)]
     for path in shares:
         hashes.append(np.asarray([_id_hash(one) for one in read_ids(path)], dtype=np.uint64))
@@ -209,7 +217,7 @@ def _duplicates(shares: list[Path]) -> tuple[int, list[str]]:
     for path in shares:
         if len(names) == len(twice):
             break
-        names.update(one for one in read_ids(path) if _id_hash(one) in twice)
+        names.update(": ".join(filter(None, one)) for one in read_ids(path) if _id_hash(one) in twice)
     return int(counts.sum() - len(unique)), sorted(names)
 
 
@@ -233,10 +241,12 @@ def _finish(folder: Path, config: CorpusConfig, listing: Listing, settings: dict
     for path, marker in shares:
         refuse_if_changed(path, {"settings": marker["settings"]}, {"settings": _stamp(settings)}, f"Delete {path}.")
     skips: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     entries, documents, windows = [], 0, 0
     for path, marker in shares:
         skips.update(marker["skips"])
-        entry = {key: marker[key] for key in ("source", "documents", "windows", "tokens", "targets", "hash")}
+        notes.update(marker["notes"])
+        entry = {key: marker[key] for key in ("source", "weight", "documents", "windows", "tokens", "targets", "hash")}
         entries.append({"name": path.name, **entry, "first_document": documents, "first_window": windows})
         documents, windows = documents + marker["documents"], windows + marker["windows"]
     if not documents:
@@ -249,6 +259,7 @@ def _finish(folder: Path, config: CorpusConfig, listing: Listing, settings: dict
         "tokens": sum(marker["tokens"] for _, marker in shares),
         "targets": sum(marker["targets"] for _, marker in shares),
         "skipped": dict(skips),
+        "notes": dict(sorted(notes.items())),
         "duplicate_ids": {"count": repeated, "examples": examples},
         "ignored_files": {"count": len(listing.ignored), "examples": list(listing.ignored[:_SHOWN])},
         "fingerprint": _stamp([marker["hash"] for _, marker in shares]),
@@ -279,7 +290,7 @@ def ingest(
         StaleRunError: The folder holds shares made from other data, settings or another tokenizer.
         StorageError: The folder cannot be written.
     """
-    listing = find_files(config.data)
+    listing = corpus_files(config, stored_revisions(folder))
     settings = _settings(config, listing, tokenizer)
     with storage_errors(folder):
         _agree(folder, settings)
@@ -300,7 +311,7 @@ def refuse_changed_files(config: CorpusConfig, folder: Path) -> None:
         StaleRunError: The files lie where they did, with other sizes or content.
     """
     try:
-        now = _files(find_files(config.data))
+        now = _files(corpus_files(config, stored_revisions(folder)))
     except (CorpusError, OSError):
         return
     if (folder / "settings.json").is_file():

@@ -10,15 +10,16 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from whence.data.sources import FORMATS, PROSE, SourceFile, suffix_of
+from whence.data.hub import HubId, hub_rows
+from whence.data.sources import FORMATS, MAGIC, PROSE, SourceFile, begins_like_rows, decompressed, suffix_of
 from whence.errors import CorpusError
 from whence.interfaces import Skip
 
@@ -29,7 +30,6 @@ _BATCH_ROWS = 256
 _CHUNK = 2**20
 _BETWEEN = re.compile(r"[\s,]*")
 _DECODER = json.JSONDecoder()
-_COMPRESSION = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 _WIDE_TEXT = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -42,12 +42,18 @@ class Row:
         name: The file's short name, for default ids.
         row: 0-based row in the file; for JSON lines the line.
         fields: Field name to value.
+        tags: What is known of all rows of its source.
+        attributes: What its attribute files say: name of the set -> attribute -> value or spans.
+        notes: What should be counted about how it was read.
     """
 
     source: str
     name: str
     row: int
     fields: dict[str, Any]
+    tags: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 Item = Row | Skip
@@ -72,15 +78,6 @@ def _read_errors(file: SourceFile, kind: str) -> Iterator[None]:
         raise _broken(
             file, f"the {kind} file is damaged or cut off: {text[0] if text else type(error).__name__}"
         ) from error
-
-
-def _decompressed(handle: Any, head: bytes) -> Any:
-    """A buffered reader of the content; raises OSError where compressed data ends early."""
-    for magic, name in _COMPRESSION.items():
-        if head.startswith(magic):
-            raw: Any = pa.CompressedInputStream(pa.PythonFile(handle, mode="r"), name)
-            return io.BufferedReader(raw, _CHUNK)
-    return io.BufferedReader(handle, _CHUNK)
 
 
 def _text_head(file: SourceFile, stream: Any) -> bytes:
@@ -329,21 +326,29 @@ def _choose(file: SourceFile, head: bytes, text_field: str) -> Reader:
     raise _broken(file, f"the format {suffix or '(no suffix)'} is not known.")
 
 
+def _hub(file: SourceFile, hub: HubId, start: int) -> Iterator[Item]:
+    for number, fields in hub_rows(hub, file.sample, start):
+        yield Row(file.source, file.name, number, fields)
+
+
 def _items(file: SourceFile, start: int, text_field: str) -> Iterator[Item]:
+    if file.hub is not None:
+        yield from _hub(file, file.hub, start)
+        return
     with _read_errors(file, "given"):
         handle = file.filesystem.open(file.path, "rb")
     with handle:
         with _read_errors(file, "given"):
             head = handle.read(8)
             handle.seek(0)
-        reader = _choose(file, head, text_field)
+        reader = _json if begins_like_rows(file.filesystem, file.path) else _choose(file, head, text_field)
         if not head:
             return
         if reader in (_parquet, _arrow):
             yield from reader(file, handle, start)
             return
-        with _read_errors(file, "compressed" if head.startswith(tuple(_COMPRESSION)) else "given"):
-            stream = _decompressed(handle, head)
+        with _read_errors(file, "compressed" if head.startswith(tuple(MAGIC)) else "given"):
+            stream = decompressed(handle, head)
             stream.peek(1)
         yield from reader(file, stream, start)
 

@@ -5,6 +5,7 @@ Knows no files. A row that cannot be used becomes a `Skip` with one of the reaso
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 
 from whence.data.chat import ChatError, encode_chat, require_template
 from whence.data.config import CorpusConfig
+from whence.data.conversations import TRAINED, conversation
 from whence.data.readers import Row
+from whence.data.tags import clean, parsed, tags_of
 from whence.data.tokenization import Encoded, TargetText, Tokenizer, encode_texts
 from whence.errors import CorpusError
 from whence.interfaces import Document, Skip
@@ -21,8 +24,6 @@ from whence.interfaces import Document, Skip
 __all__ = ["documents_of"]
 
 IGNORED_LABEL = -100
-_LONGEST_VALUE = 1000  # characters of one metadata value
-_MOST_METADATA = 8000  # characters of a document's metadata
 
 
 class _Unusable(Exception):
@@ -70,16 +71,6 @@ def _string(row: Row, name: str) -> str:
     return value
 
 
-def _listed(value: Any) -> Any:
-    """A list, also where a table stores it as JSON text."""
-    if isinstance(value, str):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
-
-
 def _digest(*parts: bytes) -> str:
     hasher = xxhash.xxh3_128()
     for part in parts:
@@ -93,7 +84,7 @@ def _compact(value: Any) -> str:
 
 
 def _integers(value: Any, name: str) -> NDArray[np.int64]:
-    value = _listed(value)
+    value = parsed(value)
     try:
         array = np.asarray(value)
         whole = array.ndim == 1 and (array.dtype.kind in "iub" or array.size == 0)
@@ -140,48 +131,29 @@ def _content_hash(row: Row, form: str, config: CorpusConfig, encoded: Encoded) -
     if form == "input_ids":
         return _digest(encoded[0].astype("<i8").tobytes(), encoded[1].tobytes())
     if form == "messages":
-        return _digest(_compact(_listed(row.fields[config.messages_field])).encode())
+        return _digest(_compact(parsed(row.fields[config.messages_field])).encode())
     names = (config.text_field,) if form == "text" else (config.prompt_field, config.completion_field)
     return _digest(*(row.fields[name].encode() for name in names))
 
 
-def _used(form: str, config: CorpusConfig) -> set[str]:
+def _used(row: Row, form: str, config: CorpusConfig) -> set[str]:
     content = {
         "text": {config.text_field},
         "prompt": {config.prompt_field, config.completion_field},
-        "messages": {config.messages_field},
+        "messages": {config.messages_field, *TRAINED, "tools"},
         "input_ids": {config.input_ids_field, "labels", "loss_mask", "attention_mask"},
     }[form]
-    return content | {config.id_field}
+    return content | {_id_field(row, config)}
 
 
-def _clean(text: str, limit: int = _LONGEST_VALUE) -> str:
-    return text[:limit].encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, (bool, int, float, list, tuple, dict)):
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
-    return str(value)
-
-
-def _metadata(row: Row, used: set[str]) -> dict[str, str]:
-    """The other fields as short strings; nested ones as JSON; bytes and nulls are left out."""
-    out: dict[str, str] = {}
-    room = _MOST_METADATA
-    for key, value in row.fields.items():
-        if key in used or value is None or isinstance(value, (bytes, bytearray)):
-            continue
-        text = _clean(_plain(value))
-        if len(text) <= room:
-            out[_clean(str(key))] = text
-            room -= len(text)
-    return out
+def _id_field(row: Row, config: CorpusConfig) -> str:
+    """Where the id is: Nemotron calls it `uuid`."""
+    return "uuid" if config.id_field not in row.fields and "uuid" in row.fields else config.id_field
 
 
 def _id(row: Row, config: CorpusConfig) -> str:
-    given = row.fields.get(config.id_field)
-    return f"{row.name}:{row.row}" if given is None or given == "" else _clean(str(given))
+    given = row.fields.get(_id_field(row, config))
+    return f"{row.name}:{row.row}" if given is None or given == "" else clean(str(given))
 
 
 def _checked(encoded: Encoded, config: CorpusConfig, made: bool) -> Encoded:
@@ -208,15 +180,17 @@ def _checked(encoded: Encoded, config: CorpusConfig, made: bool) -> Encoded:
     return tokens, mask
 
 
-def _document(row: Row, form: str, encoded: Encoded, config: CorpusConfig) -> Document:
+def _document(row: Row, form: str, encoded: Encoded, notes: tuple[str, ...], config: CorpusConfig) -> Document:
     tokens, mask = _checked(encoded, config, made=form != "input_ids")
     digest = _content_hash(row, form, config, encoded)
-    metadata = _metadata(row, _used(form, config))
-    return Document(_id(row, config), row.source, row.row, digest, tokens, mask, metadata)
+    length = len(str(row.fields.get(config.text_field, "")))
+    tags, unread = tags_of(row, _used(row, form, config), length)
+    every = tuple(sorted({*row.notes, *notes, *unread}))
+    return Document(_id(row, config), row.source, row.row, digest, tokens, mask, tags, every)
 
 
 def _skip(row: Row, reason: str, detail: str) -> Skip:
-    return Skip(row.source, row.row, reason, _clean(detail, 300))
+    return Skip(row.source, row.row, reason, clean(detail, 300))
 
 
 def _guard(row: Row, action: Callable[..., Any], *arguments: Any) -> Any:
@@ -235,16 +209,26 @@ def _need(tokenizer: Tokenizer | None, row: Row) -> Tokenizer:
     return tokenizer
 
 
-def _prepare(row: Row, config: CorpusConfig, tokenizer: Tokenizer | None) -> tuple[str, TargetText | Encoded]:
-    """The row's form, with its text, or its tokens where they do not come from plain text."""
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A row's form, and its text, or its tokens where they do not come from plain text."""
+
+    form: str
+    content: TargetText | Encoded
+    notes: tuple[str, ...] = ()
+
+
+def _prepare(row: Row, config: CorpusConfig, tokenizer: Tokenizer | None) -> _Prepared:
     form = _form(row, config)
     if form == "input_ids":
-        return form, _from_ids(row, config)
+        return _Prepared(form, _from_ids(row, config))
     known = _need(tokenizer, row)
     if form == "messages":
         require_template(known)
-        return form, encode_chat(_listed(row.fields[config.messages_field]), known)
-    return form, _text_of(row, form, config)
+        chat = conversation(row.fields, config.messages_field)
+        encoded = encode_chat(chat.messages, known, chat.trained, chat.tools)
+        return _Prepared(form, (encoded.tokens, encoded.loss_mask), (*chat.notes, *encoded.notes))
+    return _Prepared(form, _text_of(row, form, config))
 
 
 def _encode_all(
@@ -281,7 +265,9 @@ def documents_of(rows: Sequence[Row], config: CorpusConfig, tokenizer: Tokenizer
     """
     prepared = [_guard(row, _prepare, row, config, tokenizer) for row in rows]
     texts = {
-        n: one[1] for n, one in enumerate(prepared) if not isinstance(one, Skip) and isinstance(one[1], TargetText)
+        n: one.content
+        for n, one in enumerate(prepared)
+        if not isinstance(one, Skip) and isinstance(one.content, TargetText)
     }
     encoded = _encode_all(rows, texts, tokenizer) if texts and tokenizer is not None else {}
     out: list[Document | Skip] = []
@@ -289,6 +275,9 @@ def documents_of(rows: Sequence[Row], config: CorpusConfig, tokenizer: Tokenizer
         if isinstance(one, Skip):
             out.append(one)
             continue
-        tokens = encoded.get(number, one[1])
-        out.append(tokens if isinstance(tokens, Skip) else _guard(row, _document, row, one[0], tokens, config))
+        tokens = encoded.get(number, one.content)
+        made = (
+            _guard(row, _document, row, one.form, tokens, one.notes, config) if not isinstance(tokens, Skip) else tokens
+        )
+        out.append(made)
     return out

@@ -133,6 +133,7 @@ def write_share(
         "tokens": len(arrays["tokens"]),
         "targets": int(arrays["loss"].sum()),
         "skips": dict(sorted(Counter(skip.reason for skip in skips).items())),
+        "notes": dict(sorted(Counter(note for document in documents for note in document.notes).items())),
         "hash": _content_hash(documents, arrays),
     }
     with publish(folder, marker) as temporary:
@@ -196,10 +197,13 @@ def open_share(folder: Path, documents: int, windows: int, tokens: int) -> OpenS
     return OpenShare(arrays[0], arrays[1], arrays[2], table, offsets, lengths)
 
 
-def read_ids(folder: Path) -> list[str]:
-    """The ids of a share's documents."""
-    ids: list[str] = _read_table(folder / "documents.parquet", ["id"])["id"].to_pylist()
-    return ids
+def read_ids(folder: Path) -> list[tuple[str, str]]:
+    """What a share's documents are known by: the source their row names (or none) and the id, unique within it."""
+    table = _read_table(folder / "documents.parquet", ["id", "metadata"])
+    return [
+        (json.loads(metadata).get("source", "") if '"source"' in metadata else "", id_)
+        for id_, metadata in zip(table["id"].to_pylist(), table["metadata"].to_pylist(), strict=True)
+    ]
 
 
 def read_skips(folder: Path) -> Iterator[Skip]:

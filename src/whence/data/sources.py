@@ -1,20 +1,23 @@
 """From what the user typed (file, folder, glob, fsspec URL) to an ordered list of files. Reads no row of them."""
 
 import glob as globbing
+import io
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
 import xxhash
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from whence.data.hub import HubId
 from whence.errors import CorpusError
 
-__all__ = ["FORMATS", "Listing", "SourceFile", "find_files"]
+__all__ = ["FORMATS", "Listing", "SourceFile", "find_files", "source_file"]
 
 COMPRESSED = (".gz", ".zst", ".zstd", ".bz2")
 STRUCTURED = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".arrow", ".feather")
@@ -24,6 +27,8 @@ FORMATS = (
     "a folder of these, a glob, a Hugging Face dataset folder (save_to_disk), any fsspec URL; "
     "text formats may be compressed (.gz .zst .bz2)"
 )
+MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
+_CHUNK = 2**20
 _SAMPLE = 2**16  # bytes
 _ABOUT_DATA = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")
 
@@ -39,7 +44,12 @@ class SourceFile:
         path: Its path there.
         bytes: Its size, -1 if unknown.
         sample: Hash of its first and last bytes where it lies on a local disk, else empty; with the size it shows
-            that a file was edited, without reading all of it.
+            that a file was edited, without reading all of it. Of a dataset on the hub, its revision.
+        weight: How often each of its documents was trained on.
+        tags: What is known of all of its rows.
+        attributes: The attribute files that are read with it, row by row, each with the name of its folder.
+        notes: What should be counted of every one of its documents.
+        hub: Set if it is a dataset on the hub and no file.
     """
 
     source: str
@@ -48,14 +58,55 @@ class SourceFile:
     path: str
     bytes: int
     sample: str = ""
+    weight: float = 1.0
+    tags: Mapping[str, str] = field(default_factory=dict)
+    attributes: tuple[tuple[str, "SourceFile"], ...] = ()
+    notes: tuple[str, ...] = ()
+    hub: HubId | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of a corpus in order, and those in its folders that are no data."""
+    """The files of a corpus in order, those in its folders that are no data, and revisions of what is on the hub."""
 
     files: tuple[SourceFile, ...]
     ignored: tuple[str, ...]
+    revisions: Mapping[str, str] = field(default_factory=dict)
+
+
+def decompressed(handle: Any, head: bytes) -> Any:
+    """A buffered reader of a file's content from its start, whatever it is compressed with.
+
+    Args:
+        handle: The open file.
+        head: Its first bytes, which tell; its name is not asked.
+
+    Raises:
+        OSError: While it is read, where compressed data ends early.
+    """
+    handle.seek(0)
+    for magic, name in MAGIC.items():
+        if head.startswith(magic):
+            raw: Any = pa.CompressedInputStream(pa.PythonFile(handle, mode="r"), name)
+            return io.BufferedReader(raw, _CHUNK)
+    return io.BufferedReader(handle, _CHUNK)
+
+
+def begins_like_rows(filesystem: Any, path: str) -> bool:
+    """Whether a file whose name tells no format begins like JSON lines, decompressed if need be.
+
+    Names tell nothing if they have no suffix, compression aside, or lie in a Dolma ``documents`` folder, where all
+    files are JSON lines however they are called.
+    """
+    suffix = suffix_of(path)
+    if suffix in STRUCTURED or not (suffix == "" or "/documents/" in f"/{path}"):
+        return False
+    try:
+        with filesystem.open(path, "rb") as handle, decompressed(handle, handle.read(8)) as stream:
+            start = stream.read(64)
+    except (OSError, ValueError, EOFError, pa.ArrowException):
+        return False
+    return bool(start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[{")))
 
 
 def suffix_of(name: str) -> str:
@@ -81,7 +132,8 @@ def _sample(filesystem: Any, path: str, size: int) -> str:
         return xxhash.xxh3_64_hexdigest(head + handle.read(_SAMPLE))
 
 
-def _file(filesystem: Any, path: str, source: str, name: str) -> SourceFile:
+def source_file(filesystem: Any, path: str, source: str, name: str) -> SourceFile:
+    """A file with its size and sample."""
     given = filesystem.info(path).get("size")
     size = -1 if given is None else int(given)
     return SourceFile(source, name, filesystem, path, size, _sample(filesystem, path, size))
@@ -111,13 +163,21 @@ def _saved_dataset(filesystem: Any, root: str, given: str) -> list[SourceFile] |
     missing = [name for name in names if not filesystem.exists(f"{root}/{name}")]
     if missing or not names:
         raise CorpusError(f"{given} is a Hugging Face dataset folder, but its files are missing: {missing or 'all'}.")
-    return [_file(filesystem, f"{root}/{name}", f"{given.rstrip('/')}/{name}", name) for name in names]
+    return [source_file(filesystem, f"{root}/{name}", f"{given.rstrip('/')}/{name}", name) for name in names]
 
 
-def _select(paths: Sequence[str]) -> list[str]:
-    """Data among the paths of a folder: prose counts only where there is nothing structured beside it."""
-    visible = [path for path in paths if not any(part.startswith((".", "_")) for part in path.split("/"))]
+def _attribute_file(path: str, roots: set[str]) -> bool:
+    """Whether a path lies in an ``attributes`` folder that has ``documents`` beside it."""
+    return any(f"/{path}".startswith(f"{root}/attributes/") for root in roots)
+
+
+def _select(filesystem: Any, below: Mapping[str, str]) -> list[str]:
+    """Data among the files of a folder: prose counts only where there is nothing structured beside it."""
+    visible = [path for path in below if not any(part.startswith((".", "_")) for part in path.split("/"))]
+    roots = {f"/{path}".rpartition("/documents/")[0] for path in visible if "/documents/" in f"/{path}"}
+    visible = [path for path in visible if not _attribute_file(path, roots)]
     rows = [path for path in visible if suffix_of(path) in STRUCTURED and os.path.basename(path) not in _ABOUT_DATA]
+    rows += [path for path in visible if begins_like_rows(filesystem, below[path])]
     return sorted(rows or [path for path in visible if suffix_of(path) in PROSE])
 
 
@@ -126,11 +186,11 @@ def _folder(filesystem: Any, root: str, given: str) -> tuple[list[SourceFile], l
     if saved is not None:
         return saved, []
     below = {path[len(root) :].lstrip("/"): path for path in filesystem.find(root)}
-    chosen = _select(list(below))
+    chosen = _select(filesystem, below)
     if not chosen:
         example = ", ".join(sorted(below)[:5]) or "nothing"
         raise _refuse(given, f"the folder holds no file that can be read (it holds {example}).")
-    files = [_file(filesystem, below[name], f"{given.rstrip('/')}/{name}", name) for name in chosen]
+    files = [source_file(filesystem, below[name], f"{given.rstrip('/')}/{name}", name) for name in chosen]
     return files, [f"{given.rstrip('/')}/{name}" for name in sorted(set(below) - set(chosen))]
 
 
@@ -162,19 +222,19 @@ def _glob(filesystem: Any, root: str, given: str) -> list[SourceFile]:
         fixed = os.path.join(os.path.abspath(_fixed_part(os.path.expanduser(given)) or "."), "")
     if not named:
         raise _refuse(given, "no file matches this pattern.")
-    return [_file(filesystem, path, source, path.removeprefix(fixed)) for path, source in named]
+    return [source_file(filesystem, path, source, path.removeprefix(fixed)) for path, source in named]
 
 
 def _expand(given: str) -> tuple[list[SourceFile], list[str]]:
     filesystem, root = url_to_fs(os.path.expanduser(given) if "://" not in given else given)
     if filesystem.isfile(root):
-        return [_file(filesystem, root, given, os.path.basename(root.rstrip("/")))], []
+        return [source_file(filesystem, root, given, os.path.basename(root.rstrip("/")))], []
     if filesystem.isdir(root):
         return _folder(filesystem, root.rstrip("/"), given)
     if _is_glob(given):
         return _glob(filesystem, root, given), []
     if filesystem.exists(root):
-        return [_file(filesystem, root, given, os.path.basename(root))], []
+        return [source_file(filesystem, root, given, os.path.basename(root))], []
     hint = " A dataset on the Hugging Face hub must be saved to a folder first, or given as hf://datasets/…"
     raise _refuse(given, "there is no such file or folder." + (hint if given.count("/") == 1 else ""))
 

@@ -23,7 +23,9 @@ class Document:
         hash: xxh3-128 of the content, hexadecimal.
         tokens: Token ids, int64 [T].
         loss_mask: bool [T]; True where the token is a training target. The first token never is.
-        metadata: Scalar fields of the row other than the text, as strings.
+        metadata: The row's tags: its fields other than the text, what its `metadata` and attribute files say of it, and
+            what the mix says of its source; all as strings.
+        notes: What a reader of the corpus should know about how it was read; keys of `whence.data.NOTES`.
     """
 
     id: str
@@ -33,6 +35,7 @@ class Document:
     tokens: NDArray[np.int64]
     loss_mask: NDArray[np.bool_]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
