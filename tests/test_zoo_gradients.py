@@ -22,13 +22,12 @@ ROUNDING = 3.0
 """In float32 autograd itself, one example at a time, is 1e-6 to 3e-5 away from the float64 truth, so whence may be that
 far from it, times a little: sums are made in another order."""
 
-AS_IT_IS = {"olmo_hybrid": 1e-6, "qwen3_next": 1e-6}
-"""Tolerance of float64 where classes may cast as they like. Their gated delta rule runs in float32 and solves a
-triangular system whose rounding depends on the batch; all other classes cast the same numbers in the same way in every
-batch."""
+AS_IT_IS = {"olmo_hybrid": 1e-6, "qwen3_next": 1e-6, "nemotron_h": 1e-7, "nemotron3": 1e-7}
+"""Tolerance of float64 where classes may cast as they like. Their scan or gated delta rule runs in float32, and how its
+sums round depends on the batch; all other classes cast the same numbers in the same way in every batch."""
 
 NOT_IN_FLOAT64 = {"gemma2"}
-"""Its own attention masks with float64's lowest number and takes the softmax in float32, where that is minus infinity: a
+"""Its attention masks with float64's lowest number and takes the softmax in float32, where that is minus infinity: a
 row of padding that sees nothing is then not a number."""
 
 

@@ -54,10 +54,10 @@ _SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "llama": ("LlamaConfig", _LLAMA),
     "qwen3": ("Qwen3Config", {**_LLAMA, "head_dim": 8, "tie_word_embeddings": True}),
-    "qwen3_moe": ("Qwen3MoeConfig", {**_LLAMA, **_EXPERTS, "head_dim": 8, "moe_intermediate_size": 20}),
+    "qwen3_moe": ("Qwen3MoeConfig", {**_LLAMA, **_EXPERTS, "head_dim": 8, "moe_intermediate_size": 24}),
     "qwen3_next": (
         "Qwen3NextConfig",
-        {**_LLAMA, **_EXPERTS, **_DELTA, "head_dim": 8, "moe_intermediate_size": 20,
+        {**_LLAMA, **_EXPERTS, **_DELTA, "head_dim": 8, "moe_intermediate_size": 24,
          "shared_expert_intermediate_size": 24},
     ),
     "gpt_oss": (

@@ -203,11 +203,15 @@ class TokenScores:
 def token_scores(runner: Runner, examples: Examples, targets: Mapping[str, Tensor]) -> TokenScores:
     """Inner products with fixed blocks, token by token: a token is an example of length one.
 
+    What arises from a replayed parameter (a decay, a convolution) is not known by token: it is spread evenly over the
+    positions from which a loss can be reached.
+
     Args:
         runner: Model, sites and loss.
         examples: A batch (not packed) of E examples of T tokens.
         targets: Site -> [M, O, I].
     """
+    reaches, _ = runner.objective.token_masks(examples.inputs)
     by_token: list[Tensor] = []
     by_site: dict[str, Tensor] = {}
     by_expert: dict[str, Tensor] = {}
@@ -222,6 +226,8 @@ def token_scores(runner: Runner, examples: Examples, targets: Mapping[str, Tenso
             else:
                 shares = cast(Tensor, sum(use.against(target) for use in uses)).double()
         by_site[site.name] = shares.sum(-1)
+        if site.uses[0].replayed and reaches is not None:
+            shares = shares * (reaches.double() / reaches.sum(1, keepdim=True).clamp_min(1))
         by_token[:] = [shares if not by_token else by_token[0] + shares]
 
     runner.examples(examples, consume)

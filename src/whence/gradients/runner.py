@@ -11,6 +11,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from whence.errors import ModelError
 from whence.factors import AnyFactors, Factors, OneHot
 from whence.interfaces import Site, TokenBatch
 from whence.model import Capture, CausalLM, LoadedModel, Objective, language_inputs
@@ -150,6 +151,13 @@ class Runner:
     def _run(
         self, examples: Examples, consumer: Callable[[Site, list[AnyFactors]], None], sampling: tuple[str, int] | None
     ) -> Tensor:
+        replayed = [site.name for site in self.sites if site.uses[0].replayed]
+        if replayed and examples.gather is not None:
+            raise ModelError(
+                f"{replayed[0]} is read by running its module again for one batch row, and the rows are packed: a "
+                "row is several examples. Turn packing off, or leave it out with --sites."
+            )
+
         def losses() -> Tensor:
             if sampling is None:
                 return self.objective.losses(self.model, examples.inputs)

@@ -10,11 +10,19 @@ Vocabulary = Literal["inputs", "outputs"] | None
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One module through which a site's weight acts; `flipped` if it multiplies by the transpose."""
+    """One module through which a site's weight acts.
+
+    Attributes:
+        module: Its name in the model.
+        flipped: Whether it multiplies by the transpose.
+        bias: Whether it adds the site's bias.
+        replayed: Whether it uses the weight in its own forward, without a layer, so that it has to be run again.
+    """
 
     module: str
     flipped: bool = False
     bias: bool = False
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

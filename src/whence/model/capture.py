@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from whence.errors import ModelError
 from whence.factors import AnyFactors
 from whence.interfaces import Site, Use
+from whence.model.replay import Recorder, agreeing
 from whence.model.sites import use_factors
 
 __all__ = ["Capture", "Consumer", "probe_sites"]
@@ -76,10 +77,11 @@ class Capture:
             ModelError: No site ran, or a site saw inputs that cannot be told apart by example.
         """
         pending = {site.name: _Pending() for site in self.sites}
-        handles = []
+        recorder = Recorder(self.model, self.sites)
+        handles = recorder.hooks()
         try:
             for site in self.sites:
-                for use in site.uses:
+                for use in (use for use in site.uses if not use.replayed):
                     module = self.model.get_submodule(use.module)
                     hook = self._forward_hook(site, use, (rows, width), pending[site.name], consumer)
                     handles.append(module.register_forward_hook(hook, with_kwargs=True))
@@ -96,6 +98,9 @@ class Capture:
         for site in self.sites:
             if pending[site.name].arrived:  # a call whose output went unused has no gradient and no factors
                 consumer(site, pending[site.name].arrived)
+        with frozen(self.model):
+            for site, factors in recorder.replay(rows):
+                consumer(site, [factors])
         return values.detach()
 
     @staticmethod
@@ -176,7 +181,8 @@ def probe_sites(
     """Sites that really run, with the facts only a run can tell.
 
     Runs the loss once. Drops sites whose module was never called (a module may use another's weight directly), and
-    finds which sites see the very same input tensor, so that they can share its covariance.
+    finds which sites see the very same input tensor, so that they can share its covariance. Runs it once more, backward
+    too, if there are sites to replay, and drops those whose gradients are not autograd's.
 
     Args:
         model: The model.
@@ -204,7 +210,7 @@ def probe_sites(
 
     try:
         for site in sites:
-            for use in site.uses:
+            for use in (use for use in site.uses if not use.replayed):
                 handles.append(model.get_submodule(use.module).register_forward_hook(watch(site), with_kwargs=True))
         with frozen(model), torch.no_grad():
             losses()
@@ -217,6 +223,8 @@ def probe_sites(
         alone = len(site.uses) > 1 or site.vocabulary is not None
         group = site.name if alone else groups.setdefault(seen[site.name], site.name)
         out.append(replace(site, group=group, head=any(use.module == head for use in site.uses)))
+    with frozen(model), torch.enable_grad():
+        out += agreeing(model, [site for site in sites if site.uses[0].replayed], losses, rows)
     if not out:
         raise ModelError("none of the model's attributable layers was called by its forward pass.")
     return out
