@@ -24,8 +24,9 @@ from rich.progress import (
 from rich.text import Text
 
 from whence.attributor import Step, run_steps
+from whence.model import follow, join_team, load_model
 
-__all__ = ["merge", "progress", "run_here", "waiting"]
+__all__ = ["follow_leader", "merge", "progress", "run_here", "waiting"]
 
 _SAID = {
     "corpus": "Reading the corpus",
@@ -92,6 +93,26 @@ def run_here(steps: Sequence[Step], console: Console, shares: tuple[int, int] = 
     """
     with progress(console) as report:
         return run_steps(steps, shares, report)
+
+
+def follow_leader() -> bool:
+    """In a process of torchrun other than the first: serve the first until it is done.
+
+    Call it before anything else in a script that torchrun starts, and stop where it is true::
+
+        if not follow_leader():
+            run = whence.Attributor("run", model="large", data=["corpus.jsonl"])
+
+    Returns:
+        Whether this was such a process, and has nothing left to do.
+
+    Raises:
+        ModelError: The processes could not meet, or the model cannot be shared.
+    """
+    if not join_team():
+        return False
+    follow(load_model)
+    return True
 
 
 def merge(steps: Sequence[Step]) -> Step | None:

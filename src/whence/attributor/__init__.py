@@ -2,6 +2,7 @@
 
 config.py      the settings of a run
 modules.py     any torch module, in memory
+lying.py       paths as typed elsewhere
 core.py        Attributor: opens a run, knows its parts
 steps.py       long steps that workers share; reading the corpus
 fitting.py     covariances and eigenvalues, in parts

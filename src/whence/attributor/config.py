@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from whence.data import CorpusConfig
 from whence.errors import InputError
@@ -26,7 +26,7 @@ class ModelConfig(_Settings):
 
     Attributes:
         model: Hugging Face directory or hub id.
-        adapter: PEFT adapter; then only its parameters are attributed.
+        adapter: PEFT adapters, all active; then only their parameters are attributed.
         revision: Hub revision.
         tokenizer: Another tokenizer than the one beside the model.
         dtype: auto, float32, bfloat16, float16, float64.
@@ -36,13 +36,18 @@ class ModelConfig(_Settings):
     """
 
     model: str
-    adapter: str | None = None
+    adapter: tuple[str, ...] = ()
     revision: str | None = None
     tokenizer: str | None = None
     dtype: str = "auto"
     attention: str | None = None
     sites: tuple[str, ...] = ()
     min_coverage: float = Field(default=0.9, ge=0, le=1)
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, str) else (given or ())
 
 
 class FitConfig(_Settings):

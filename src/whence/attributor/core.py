@@ -6,7 +6,6 @@ take shares of (`steps.py`); `fit` and `index` here simply do all of them in ord
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +17,22 @@ from numpy.typing import NDArray
 
 from whence.attributor.config import ModelConfig, checked, complete, merge_settings
 from whence.attributor.curvatures import load_curvatures
+from whence.attributor.lying import found, same_files
 from whence.curvature import SiteCurvature
 from whence.data import Corpus, encode_queries, open_corpus, refuse_changed_files, tokenizer_fingerprint
 from whence.errors import CoverageError, IncompleteError, InputError, ModelError, StaleRunError
 from whence.gradients import Recipe, Runner, SiteEncoder, build_encoders, language_examples
 from whence.interfaces import Coverage, EncodedQuery, Query, Site, TokenBatch
-from whence.model import CausalLM, LoadedModel, coverage, find_sites, load_model, load_tokenizer, probe_sites
+from whence.model import (
+    CausalLM,
+    LoadedModel,
+    Placement,
+    coverage,
+    find_sites,
+    load_model,
+    load_tokenizer,
+    probe_sites,
+)
 from whence.runs import Run, refuse_if_changed, write_json
 from whence.store import Index, open_index
 
@@ -47,6 +56,7 @@ class Attributor:
         data: Files, folders, globs or URLs (needed for a new run).
         settings: Any other settings, nested as in `RunConfig`: ``{"fit": {"sample": 0.5}, "recipe": {"bits": 8}}``.
         device: auto, cpu, cuda or cuda:N; not a setting of the run.
+        placement: Spread over devices or processes, checkpointing; not a setting of the run either.
 
     Raises:
         StaleRunError: The run was made with another model, tokenizer, corpus or settings.
@@ -62,6 +72,7 @@ class Attributor:
         data: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
         device: str = "auto",
+        placement: Placement = Placement(),
     ) -> None:
         self.run = Run(run)
         stored = self.run.read() if self.run.exists else None
@@ -77,7 +88,7 @@ class Attributor:
             asked["corpus"] = {**asked.get("corpus", {}), "data": [data] if isinstance(data, str) else list(data)}
         started = Path(stored.get("started_in", "")) if stored else Path()
         if stored is not None and asked.get("corpus", {}).get("data"):
-            asked["corpus"] = {**asked["corpus"], "data": _same_files(asked["corpus"]["data"], stored, started)}
+            asked["corpus"] = {**asked["corpus"], "data": same_files(asked["corpus"]["data"], stored, started)}
         if stored is not None and model is not None and data and not self._begun():
             stored = None  # all that an attempt left behind is its settings; another may be tried
         merged = merge_settings(stored["config"] if stored else {}, asked)
@@ -89,8 +100,8 @@ class Attributor:
         if stored is not None and merged["model"].get("dtype") == "auto":
             merged["model"]["dtype"] = stored["fingerprints"]["model"]["dtype"]
         chosen = checked(ModelConfig, merged["model"])
-        self.source, self.device = _found(chosen, started), device
-        self.loaded, self.tokenizer = self._load(self.source, device)
+        self.source, self.device = found(chosen, started), device
+        self.loaded, self.tokenizer = self._load(self.source, device, placement)
         merged["model"]["dtype"] = self.loaded.fingerprint["dtype"]  # what auto meant, wherever the run goes on
         self.config = complete(merged, self.loaded.context, self.loaded.vocabulary)
         if self.config.fit.pack and not self.loaded.packs:
@@ -105,7 +116,7 @@ class Attributor:
     # ------------------------------------------------------------------ opening
 
     @staticmethod
-    def _load(settings: ModelConfig, device: str) -> tuple[LoadedModel, Any]:
+    def _load(settings: ModelConfig, device: str, placement: Placement) -> tuple[LoadedModel, Any]:
         loaded = load_model(
             settings.model,
             adapter=settings.adapter,
@@ -113,6 +124,7 @@ class Attributor:
             dtype=settings.dtype,
             device=device,
             attention=settings.attention,
+            placement=placement,
         )
         try:
             tokenizer = load_tokenizer(settings.tokenizer or settings.model, settings.revision)
@@ -333,27 +345,6 @@ def _named(sites: Sequence[Site]) -> str:
     return f"{len(sites)} sites, {hashlib.sha256(said.encode()).hexdigest()[:12]}"
 
 
-def _same_files(typed: Sequence[str], stored: Mapping[str, Any], started: Path) -> Sequence[str]:
-    """The run's own spelling of its data where what was typed means the same files."""
-    before: Sequence[str] = stored["config"]["corpus"]["data"]
-    same = [_place(each, Path()) for each in typed] == [_place(each, started) for each in before]
-    return before if same else typed
-
-
-def _place(data: str, start: Path) -> str:
-    return data if "://" in data else os.path.abspath(start / data)
-
-
-def _found(settings: ModelConfig, started: Path) -> ModelConfig:
-    """The model's settings, with directories where they lie as seen from here."""
-    moved = {}
-    for name in ("model", "adapter", "tokenizer"):
-        path = getattr(settings, name)
-        if path is not None and not Path(path).exists() and (started / path).is_dir():
-            moved[name] = str(started / path)
-    return settings.model_copy(update=moved)
-
-
 def _bound(content: Mapping[str, Any]) -> dict[str, Any]:
     """What a run may not change: everything but where the model lies and how the index is coded."""
     config = {key: value for key, value in content["config"].items() if key not in ("recipe", "trained_on")}
@@ -387,7 +378,7 @@ def sites_of(loaded: LoadedModel, patterns: Sequence[str]) -> list[Site]:
 
 def model_coverage(
     model: str,
-    adapter: str | None = None,
+    adapter: str | Sequence[str] | None = None,
     revision: str | None = None,
     dtype: str = "auto",
     sites: Sequence[str] = (),

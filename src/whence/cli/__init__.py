@@ -7,6 +7,7 @@ lab.py       evaluate, tune
 tables.py    what is printed that is not a result of a trace
 """
 
+import os
 import sys
 
 from whence.errors import WhenceError
@@ -20,13 +21,23 @@ def main() -> None:
     """Run the command line; whence's own errors are one message on stderr, and exit status 2."""
     from whence.cli.commands import app
 
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
+        if together and _follow():
+            return
         status = app(standalone_mode=False)
+        if together:
+            _dismiss()
         if status == _INTERRUPTED:  # typer returns it for Ctrl-C instead of letting it through
             raise KeyboardInterrupt
     except WhenceError as error:
         _fail(str(error))
         sys.exit(2)
+    except RuntimeError as error:
+        if not (together and _is_lost(error)):
+            raise
+        _fail("another process of torchrun has stopped, so this one stops too; what it said is above or below this.")
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped. What was finished is kept; the same command goes on from there.\n")
         sys.exit(_INTERRUPTED)
@@ -37,6 +48,24 @@ def main() -> None:
             raise
         error.show()  # type: ignore[attr-defined]
         sys.exit(error.exit_code)  # type: ignore[attr-defined]
+
+
+def _follow() -> bool:
+    from whence.launch import follow_leader
+
+    return follow_leader()
+
+
+def _dismiss() -> None:
+    from whence.model import dismiss
+
+    dismiss()
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    from whence.model import is_lost
+
+    return is_lost(error)
 
 
 def _is_usage(error: Exception) -> bool:

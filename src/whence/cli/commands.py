@@ -44,7 +44,12 @@ def fit(
     revision: o.REVISION = None,
     tokenizer: o.TOKENIZER = None,
     dtype: o.DTYPE = None,
+    attention: o.ATTENTION = None,
     device: o.DEVICE = "auto",
+    device_map: o.DEVICE_MAP = None,
+    offload: o.OFFLOAD = None,
+    parallel: o.PARALLEL = None,
+    checkpointing: o.CHECKPOINTING = False,
     sites: o.SITES = None,
     min_coverage: o.MIN_COVERAGE = None,
     context: o.CONTEXT = None,
@@ -91,6 +96,10 @@ def index(
     data: o.DATA = None,
     config: o.CONFIG = None,
     device: o.DEVICE = "auto",
+    device_map: o.DEVICE_MAP = None,
+    offload: o.OFFLOAD = None,
+    parallel: o.PARALLEL = None,
+    checkpointing: o.CHECKPOINTING = False,
     method: Annotated[
         str | None, typer.Option(help="Curvature of the codes: ekfac, kfac, diagonal, identity.", show_default=False)
     ] = None,
@@ -213,7 +222,12 @@ def trace(
     revision: o.REVISION = None,
     tokenizer: o.TOKENIZER = None,
     dtype: o.DTYPE = None,
+    attention: o.ATTENTION = None,
     device: o.DEVICE = "auto",
+    device_map: o.DEVICE_MAP = None,
+    offload: o.OFFLOAD = None,
+    parallel: o.PARALLEL = None,
+    checkpointing: o.CHECKPOINTING = False,
     sites: o.SITES = None,
     min_coverage: o.MIN_COVERAGE = None,
     context: o.CONTEXT = None,
@@ -325,7 +339,9 @@ def coverage(
     from whence.attributor import model_coverage
     from whence.cli.tables import coverage_table
 
-    got = model_coverage(model, adapter=adapter, revision=revision, dtype=dtype or "auto", sites=tuple(sites or ()))
+    got = model_coverage(
+        model, adapter=adapter or (), revision=revision, dtype=dtype or "auto", sites=tuple(sites or ())
+    )
     if as_json:
         typer.echo(got.model_dump_json(indent=1))
     else:

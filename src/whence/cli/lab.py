@@ -265,18 +265,18 @@ def _start(owner: "Attributor", typed: str) -> "Start":
 
     model = owner.source
     if typed == "scratch":
-        if model.adapter is not None:
+        if model.adapter:
             raise InputError("an adapter is not trained from scratch; give --start model, or an adapter directory.")
         return Start(model.model, True)
     if typed == "model":
         return Start(model.model, False, model.adapter)
     if not Path(typed).is_dir():
         raise InputError(f"--start takes scratch, model, or a model directory; there is no directory {typed!r}.")
-    if model.adapter is None:
+    if not model.adapter:
         return Start(typed, False)
     if not (Path(typed) / "adapter_config.json").is_file():
         raise InputError(f"this run attributes an adapter, so training starts from one; {typed!r} holds none.")
-    return Start(model.model, False, typed)
+    return Start(model.model, False, (typed,))
 
 
 # ---------------------------------------------------------------------- the laboratory

@@ -29,7 +29,9 @@ def open_run(run: Path, model: str | None, data: list[str] | None, values: dict[
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    owner = Attributor(run, model=model, data=data or (), settings=o.settings(values), device=device)
+    owner = Attributor(
+        run, model=model, data=data or (), settings=o.settings(values), device=device, placement=_placement(values)
+    )
     got = owner.coverage
     console_of(stderr=True).print(
         f"{owner.loaded.name}: {len(owner.sites)} sites, {got.share:.1%} of {got.parameters:,} parameters attributed "
@@ -38,6 +40,19 @@ def open_run(run: Path, model: str | None, data: list[str] | None, values: dict[
         markup=False,
     )
     return owner
+
+
+def _placement(values: dict[str, Any]) -> Any:
+    """How the model is laid out, from a command's options."""
+    from whence.model import Placement
+
+    offload = values.get("offload")
+    return Placement(
+        device_map=values.get("device_map"),
+        offload=None if offload is None else str(offload),
+        parallel=values.get("parallel"),
+        checkpointing=bool(values.get("checkpointing")),
+    )
 
 
 def shares_of(text: str | None) -> tuple[int, int]:

@@ -30,7 +30,11 @@ CONFIG = Annotated[
     ),
 ]
 ADAPTER = Annotated[
-    str | None, typer.Option(help="PEFT adapter; only its parameters are then attributed.", show_default=False)
+    list[str] | None,
+    typer.Option(
+        help="PEFT adapter; only its parameters are then attributed. Repeated, all of them act together.",
+        show_default=False,
+    ),
 ]
 REVISION = Annotated[str | None, typer.Option(help="Hub revision of the model.", show_default=False)]
 TOKENIZER = Annotated[
@@ -43,6 +47,27 @@ DTYPE = Annotated[
     ),
 ]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+ATTENTION = Annotated[
+    str | None,
+    typer.Option(help="Attention of transformers: sdpa, eager, … (default: the model's own).", show_default=False),
+]
+DEVICE_MAP = Annotated[
+    str | None,
+    typer.Option(
+        help="Spread a model over this machine's devices: auto, balanced, balanced_low_0, sequential.",
+        show_default=False,
+    ),
+]
+OFFLOAD = Annotated[
+    Path | None, typer.Option(help="Folder for what --device-map finds no memory for.", show_default=False)
+]
+PARALLEL = Annotated[
+    str | None,
+    typer.Option(help="How processes of torchrun share a model: fsdp (default) or tensor.", show_default=False),
+]
+CHECKPOINTING = Annotated[
+    bool, typer.Option("--checkpointing", help="Run each block twice instead of keeping what is in it: less memory.")
+]
 SITES = Annotated[
     list[str] | None,
     typer.Option(
@@ -122,6 +147,7 @@ _PLACES = {
     "revision": "model.revision",
     "tokenizer": "model.tokenizer",
     "dtype": "model.dtype",
+    "attention": "model.attention",
     "sites": "model.sites",
     "min_coverage": "model.min_coverage",
     "context": "corpus.context",

@@ -55,12 +55,12 @@ class Start:
     Attributes:
         path: Model directory or hub id.
         scratch: Fresh weights of its configuration, or those that are stored.
-        adapter: Adapter that is trained further.
+        adapter: Adapters that are trained further.
     """
 
     path: str
     scratch: bool
-    adapter: str | None = None
+    adapter: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:

@@ -154,17 +154,18 @@ class LanguageTask:
         queries: Sequence[EncodedQuery],
         *,
         scratch: bool = False,
-        adapter: str | None = None,
+        adapter: str | Sequence[str] = (),
         device: str = "auto",
         revision: str | None = None,
         attention: str | None = None,
         tokenizer: str | Path | None = None,
         check_tokenizer: bool = True,
     ) -> None:
-        if scratch and adapter is not None:
+        if scratch and adapter:
             raise InputError("an adapter cannot be trained from scratch: its base model would be noise; drop one.")
         self.corpus = open_corpus(Path(corpus))
-        self.start, self.adapter, self.scratch, self.device = str(start), adapter, scratch, device
+        self.start, self.scratch, self.device = str(start), scratch, device
+        self.adapter = [adapter] if isinstance(adapter, str) else list(adapter)
         self.revision, self.attention = revision, attention
         self.training, self.queries = training, tuple(queries)
         self.windows = Windows(self.corpus, training)

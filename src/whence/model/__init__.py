@@ -1,6 +1,11 @@
 """The model room: which weights, which loss, and reading gradients' factors.
 
-load.py        a Hugging Face model or adapter, its fingerprint; batches onto its device
+load.py        a Hugging Face model, its fingerprint; batches onto its device
+adapters.py    PEFT adapters on it
+devices.py     where a model runs: one device, several, several processes
+parallel.py    one model across the processes of torchrun: the first leads
+follower.py    what the others do
+checkpointing.py  blocks that are run again in the backward pass
 sites.py       which weights are attributed, their orientation; the coverage report
 objectives.py  the summed losses that are differentiated
 training.py    how a model is trained, as data
@@ -12,7 +17,9 @@ capture.py     inputs and output gradients of every site, without weight gradien
 """
 
 from whence.model.capture import Capture, Consumer, frozen, probe_sites
+from whence.model.devices import Placement, resolve_device
 from whence.model.dropout import has_dropout, set_dropout
+from whence.model.follower import follow
 from whence.model.load import (
     LoadedModel,
     as_loaded,
@@ -22,9 +29,9 @@ from whence.model.load import (
     load_model,
     load_tokenizer,
     read_config,
-    resolve_device,
 )
 from whence.model.objectives import CausalLM, Classification, LanguageInputs, Objective, SquaredError
+from whence.model.parallel import dismiss, is_lost, join_team
 from whence.model.sites import block_of, coverage, find_sites, parameters_of
 from whence.model.train import optimise, reproducible, trained_parameters
 from whence.model.training import Training
@@ -37,16 +44,21 @@ __all__ = [
     "LanguageInputs",
     "LoadedModel",
     "Objective",
+    "Placement",
     "SquaredError",
     "Training",
     "as_loaded",
     "block_of",
     "config_fingerprint",
     "coverage",
+    "dismiss",
     "find_sites",
+    "follow",
     "frozen",
     "has_dropout",
     "initial_model",
+    "is_lost",
+    "join_team",
     "language_inputs",
     "load_model",
     "load_tokenizer",

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from whence.errors import ModelError
 from whence.factors import AnyFactors
 from whence.interfaces import Site, Use
+from whence.model import parallel
+from whence.model.checkpointing import rehearsing, repeating
 from whence.model.replay import Recorder, agreeing
 from whence.model.sites import use_factors
 
@@ -85,7 +87,8 @@ class Capture:
                     module = self.model.get_submodule(use.module)
                     hook = self._forward_hook(site, use, (rows, width), pending[site.name], consumer)
                     handles.append(module.register_forward_hook(hook, with_kwargs=True))
-            with frozen(self.model), torch.enable_grad():
+            told = {"sites": [site.name for site in self.sites], "rows": rows, "width": width}
+            with frozen(self.model), torch.enable_grad(), parallel.announced(self.model, **told):
                 values = losses()
                 if not values.requires_grad:
                     raise ModelError(
@@ -108,6 +111,9 @@ class Capture:
         site: Site, use: Use, shape: tuple[int, int | None], pending: _Pending, consumer: Consumer
     ) -> Callable[..., Any]:
         def forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+            pending.expected += not repeating()
+            if rehearsing():
+                return output
             given = _input(args, kwargs)
             cell, version = [given.detach()], given._version
             # the copy, unlike the leaf, may be changed in place by what follows
@@ -121,6 +127,7 @@ class Capture:
                         f"the input of {site.name} was changed in place after it was used, so its gradient cannot be "
                         "read. Leave it out with --sites, or write the change as a new tensor."
                     )
+                inputs, gradient = parallel.whole_sides(module, inputs.to(gradient.device), gradient)
                 a, g = _by_example(site, _wide(inputs), _wide(gradient), *shape)
                 pending.arrived.append(use_factors(site, use, module, a, g))
                 pending.expected -= 1

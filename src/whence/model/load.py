@@ -1,7 +1,8 @@
 """Loads a Hugging Face causal language model and puts batches on its device. Device handling is here and only here."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from torch import Tensor, nn
 
 from whence.errors import InputError, ModelError
 from whence.interfaces import TokenBatch
+from whence.model import parallel
+from whence.model.adapters import load_adapters
+from whence.model.checkpointing import checkpoint_blocks
+from whence.model.devices import Placement, is_spread, placing, resolve_device
 from whence.model.objectives import LanguageInputs
 
 __all__ = [
@@ -24,7 +29,6 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "read_config",
-    "resolve_device",
 ]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -64,21 +68,6 @@ class LoadedModel:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-def resolve_device(name: str) -> torch.device:
-    """``auto`` is CUDA if there is one.
-
-    Raises:
-        InputError: CUDA was asked for and is not there, or the name is unknown.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda") and not name.startswith("cuda:"):
-        raise InputError(f"--device takes auto, cpu, cuda or cuda:N; got {name!r}")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {name} was asked for, but this PyTorch ({torch.__version__}) sees no CUDA device.")
-    return torch.device(name)
-
-
 def _dtype(name: str, device: torch.device) -> Any:
     if name == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
@@ -90,49 +79,76 @@ def _dtype(name: str, device: torch.device) -> Any:
 def load_model(
     reference: str,
     *,
-    adapter: str | None = None,
+    adapter: str | Sequence[str] | None = None,
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
     attention: str | None = None,
+    placement: Placement = Placement(),
 ) -> LoadedModel:
     """Load a causal language model from a directory or hub id.
 
+    In the first process of torchrun, all others load their part of it too, and follow its calls from then on.
+
     Args:
         reference: Directory or hub id.
-        adapter: PEFT adapter directory or id; then only its parameters count as trained.
+        adapter: PEFT adapter directory or id, or several of them, all active; then only their parameters count as
+            trained.
         revision: Hub revision.
         dtype: auto (float32 on CPU, the checkpoint's own on CUDA), float32, bfloat16, float16, float64.
         device: auto, cpu, cuda, cuda:N.
         attention: Attention implementation of transformers (sdpa, eager …); its default if None.
+        placement: Spread over devices or processes, checkpointing.
 
     Raises:
         ModelError: It cannot be loaded; says what was tried.
     """
+    adapters = [adapter] if isinstance(adapter, str) else list(adapter or ())
+    if parallel.leads():
+        parallel.refuse_more_models()
+        asked = {"adapter": adapters, "revision": revision, "dtype": dtype, "attention": attention}
+        parallel.send({"do": "load", "settings": {"reference": reference, **asked, "placement": asdict(placement)}})
+    where = parallel.device() or resolve_device(device)
+    _check_directory(reference, "model")
+    model = _pretrained(
+        reference,
+        revision=revision,
+        dtype=_dtype(dtype, where),
+        attn_implementation=attention,
+        **placing(placement, bool(adapters)),
+    )
+    trained = None
+    fingerprint: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
+    if not parallel.follows():
+        fingerprint["weights"] = _hash_weights(reference, model, revision)
+    if adapters:
+        for each in adapters:
+            _check_directory(each, "adapter")
+        model, trained = load_adapters(model, adapters)
+        if not parallel.follows():
+            fingerprint["adapter"] = "+".join(_hash_weights(each, model, None) for each in adapters)
+    if not is_spread(placement):
+        model = model.to(where)
+    loaded = as_loaded(model, fingerprint, trained, " + ".join([reference, *adapters]))
+    if placement.checkpointing:
+        checkpoint_blocks(loaded.model)
+    if parallel.size() > 1:
+        parallel.lead(loaded.model)
+    return loaded
+
+
+def _pretrained(reference: str, **settings: Any) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    where = resolve_device(device)
-    _check_directory(reference, "model")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            reference, revision=revision, dtype=_dtype(dtype, where), attn_implementation=attention
-        )
+        return AutoModelForCausalLM.from_pretrained(reference, **settings)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         absent = "" if Path(reference).is_dir() else " No such directory is here, so it was taken for a hub id."
         raise ModelError(
             f"could not load a causal language model from {reference!r}: {_first_line(error)}{absent} "
             "Give a directory made by save_pretrained, or the id of a causal language model on the hub."
         ) from error
-    trained = None
-    fingerprint = {
-        "weights": _hash_weights(reference, model, revision),
-        "dtype": str(model.dtype).removeprefix("torch."),
-    }
-    if adapter is not None:
-        model, trained = _load_adapter(model, adapter)
-        fingerprint["adapter"] = _hash_weights(adapter, model, None)
-    return as_loaded(model.to(where), fingerprint, trained, reference + (f" + {adapter}" if adapter else ""))
 
 
 def initial_model(
@@ -160,6 +176,7 @@ def initial_model(
     """
     from transformers import AutoModelForCausalLM
 
+    parallel.refuse_more_models()
     where = resolve_device(device)
     config = read_config(reference, revision)
     chosen = {} if attention is None else {"attn_implementation": attention}
@@ -256,25 +273,6 @@ def _packs(base: Any) -> bool:
 
 def _name_of(model: nn.Module, wanted: nn.Module | None) -> str | None:
     return next((name for name, module in model.named_modules() if module is wanted), None)
-
-
-def _load_adapter(model: Any, adapter: str) -> tuple[Any, frozenset[str]]:
-    from safetensors import SafetensorError
-
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise ModelError("--adapter needs the peft package: pip install 'whence[peft]'") from error
-    _check_directory(adapter, "adapter")
-    try:
-        wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"could not load the adapter {adapter!r} onto this model: {_first_line(error)}. --adapter takes a "
-            "directory made by save_pretrained of a PEFT model, or a hub id; it must have been made for this model."
-        ) from error
-    trained = frozenset(name for name, parameter in wrapped.named_parameters() if parameter.requires_grad)
-    return wrapped, trained
 
 
 def _hash_weights(reference: str, model: Any, revision: str | None) -> str:
