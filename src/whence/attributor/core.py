@@ -199,9 +199,17 @@ class Attributor:
         return Runner(self.loaded.model, self.sites)
 
     @property
-    def trained_on(self) -> int:
-        """n, the number of documents the model was trained on."""
-        return self.config.trained_on or self.corpus.documents
+    def trained_on(self) -> float:
+        """n, the documents the model was trained on, each counted as often as its source's weight says."""
+        return self.config.trained_on or self.corpus.trained_documents
+
+    def weight(self, document: int) -> float:
+        """How often a document was trained on."""
+        return float(self.corpus.weights(np.array([document]))[0])
+
+    def unit(self, document: int) -> float:
+        """What turns inner products with a document's gradient into nats: its weight over n."""
+        return self.weight(document) / self.trained_on
 
     def recipe(self, name: str | None = None) -> Recipe:
         """The resolved recipe of an index: the named one, or the run's own."""
@@ -249,7 +257,7 @@ class Attributor:
         Raises:
             IncompleteError: The curvature it needs has not been fitted.
         """
-        per_document = self.corpus.targets / max(self.corpus.documents, 1)
+        per_document = self.corpus.trained_targets / self.corpus.trained_documents
         rule, plain = recipe.damping, recipe.method == "identity"
         return {
             name: (curvature, 1.0 if plain else rule.of(name, curvature, per_document))

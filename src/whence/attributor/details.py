@@ -80,8 +80,8 @@ def refine(
         for document, (influence, dot) in zip(
             owner.corpus.documents_of_windows(rows[places]).tolist(), totals[0].double().cpu().numpy(), strict=True
         ):
-            before = out[document]
-            out[document] = (before[0] + influence / owner.trained_on, before[1] + dot / owner.trained_on)
+            before, unit = out[document], owner.unit(document)
+            out[document] = (before[0] + influence * unit, before[1] + dot * unit)
     return out
 
 
@@ -96,10 +96,10 @@ def document_details(
         found = token_scores(owner.runner, examples, targets)
         for number, row in enumerate(rows[places].tolist()):
             document, start, stop = owner.corpus.window(row)
-            n = owner.trained_on
-            experts = {name: each[0, number] / n for name, each in found.experts.items()}
+            unit = owner.unit(document)
+            experts = {name: each[0, number] * unit for name, each in found.experts.items()}
             piece = _Piece(
-                start, stop, found.tokens[:, number, : stop - start] / n, found.sites[:, :, number] / n, experts
+                start, stop, found.tokens[:, number, : stop - start] * unit, found.sites[:, :, number] * unit, experts
             )
             pieces.setdefault(document, []).append(piece)
     for parts in pieces.values():
@@ -163,7 +163,7 @@ def query_token_shares(
         targets = _document_targets(owner, chosen, encoders)
         by_token = token_scores(owner.runner, examples, targets).tokens
         for number, document in enumerate(chosen):
-            out[document] = shifted(by_token[number, 0]) / owner.trained_on
+            out[document] = shifted(by_token[number, 0]) * owner.unit(document)
     return out
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whence.attributor.curvatures import load_bases, read_some, save_basis, save_tensors
+from whence.attributor.samples import Sample, draw, total_of
 from whence.attributor.steps import Advance, CorpusStep, Step, batches
 from whence.curvature import (
     Covariances,
@@ -59,25 +60,39 @@ class _FitStep:
         self.folder = owner.run.curvature
 
     @cached_property
-    def parts(self) -> list[NDArray[np.int64]]:
-        """Sampled documents by part; chosen by content and seed, so that the order of the files does not matter."""
+    def drawn(self) -> Sample:
+        """The documents to fit on; chosen by content and seed, so that the order of the files does not matter."""
         fit, corpus = self.owner.config.fit, self.owner.corpus
         count = min(corpus.documents, max(fit.min_documents, int(np.ceil(fit.sample * corpus.documents))))
-        chosen = np.argsort(_content_words(corpus, fit.seed), kind="stable")[:count]
+        weights = corpus.weights(np.arange(corpus.documents))
+        return draw(_content_words(corpus, fit.seed), weights, count)
+
+    @cached_property
+    def parts(self) -> list[NDArray[np.int64]]:
+        """Sampled documents by part."""
+        corpus, count = self.owner.corpus, len(self.drawn.documents)
         tokens = count * corpus.tokens / corpus.documents
-        parts = max(fit.parts, min(_MOST_PARTS, round(tokens / _PART_TOKENS)))
-        return [np.sort(part) for part in np.array_split(chosen, min(parts, count))]
+        parts = max(self.owner.config.fit.parts, min(_MOST_PARTS, round(tokens / _PART_TOKENS)))
+        return [np.sort(part) for part in np.array_split(self.drawn.documents, min(parts, count))]
+
+    def count(self, part: int) -> float:
+        """Documents of a part, each as often as it counts in the sums."""
+        return float(self.drawn.times(self.parts[part]).sum())
 
     def items(self) -> list[int]:
         """Part numbers."""
         return list(range(len(self.parts)))
 
-    def rows(self, part: int) -> NDArray[np.int64]:
-        """Windows of a part's documents."""
+    def rows(self, part: int) -> list[tuple[float, NDArray[np.int64]]]:
+        """Windows of a part's documents, with how often they count; one entry for each such number."""
+        times = self.drawn.times(self.parts[part])
+        return [(float(each), self._windows(self.parts[part][times == each])) for each in np.unique(times)]
+
+    def _windows(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
         corpus, out = self.owner.corpus, []
         for share in corpus.shares:
             windows = corpus.share_windows(share)
-            out.append(share.first_window + np.flatnonzero(np.isin(windows[:, 0], self.parts[part])))
+            out.append(share.first_window + np.flatnonzero(np.isin(windows[:, 0], documents)))
         return np.concatenate(out).astype(np.int64)
 
     def tokens(self, item: int) -> int:
@@ -134,12 +149,14 @@ class CovarianceStep(_FitStep):
     def run(self, item: int, shares: tuple[int, int], advance: Advance) -> None:
         """Sum the moments of one part."""
         owner, fit = self.owner, self.owner.config.fit
-        sums = Covariances(owner.sites, fit.head_limit)
-        for _, examples, tokens in batches(owner, self.rows(item)):
-            add_covariances(owner.runner, examples, sums, fit.seed, fit.precision)
-            advance(tokens)
-        sums.documents = len(self.parts[item])
-        self._store(item, sums.state())
+        states = []
+        for times, rows in self.rows(item):
+            sums = Covariances(owner.sites, fit.head_limit)
+            for _, examples, tokens in batches(owner, rows):
+                add_covariances(owner.runner, examples, sums, fit.seed, fit.precision)
+                advance(tokens)
+            states.append((times, sums.state()))
+        self._store(item, total_of(states))
 
     def finished(self) -> bool:
         """Whether the bases are there."""
@@ -147,7 +164,7 @@ class CovarianceStep(_FitStep):
 
     def _merge(self) -> None:
         """Add the parts in order and decompose."""
-        documents = float(sum(len(part) for part in self.parts))
+        documents = sum(map(self.count, self.items()))
         shared: dict[str, Side] = {}
         with publish(self.folder / "basis", {"documents": documents}) as temporary:
             for site in self.owner.sites:
@@ -186,13 +203,17 @@ class EigenvalueStep(_FitStep):
     def run(self, item: int, shares: tuple[int, int], advance: Advance) -> None:
         """Sum the squared gradients of one part."""
         owner, fit = self.owner, self.owner.config.fit
-        squares: dict[str, Tensor] = {}
-        for _, examples, tokens in batches(owner, self.rows(item)):
-            add_eigenvalue_squares(owner.runner, examples, self.bases, squares, fit.seed, fit.precision)
-            advance(tokens)
+        states = []
+        for times, rows in self.rows(item):
+            squares: dict[str, Tensor] = {}
+            for _, examples, tokens in batches(owner, rows):
+                add_eigenvalue_squares(owner.runner, examples, self.bases, squares, fit.seed, fit.precision)
+                advance(tokens)
+            states.append((times, squares))
+        found = total_of(states)
         for site in owner.sites:
-            squares.setdefault(site.name, torch.zeros(site.shape))
-        self._store(item, squares)
+            found.setdefault(site.name, torch.zeros(site.shape))
+        self._store(item, found)
 
     def finished(self) -> bool:
         """Whether the eigenvalues are there."""
@@ -200,7 +221,7 @@ class EigenvalueStep(_FitStep):
 
     def _merge(self) -> None:
         """Add the parts in order; the spread over parts is the error estimate."""
-        counts = [float(len(part)) for part in self.parts]
+        counts = [self.count(item) for item in self.items()]
         errors: dict[str, float] = {}
         marker: dict[str, Any] = {"documents": sum(counts), "relative_standard_error": errors}
         with publish(self.folder / self.name, marker) as temporary:

@@ -1,5 +1,6 @@
 """Coding every document, one share of the corpus at a time."""
 
+import json
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -85,14 +86,16 @@ class IndexStep:
 
 def _identity(owner: "Attributor", windows: NDArray[np.int64]) -> dict[str, list[Any]]:
     """Identity columns of rows.parquet."""
-    columns: dict[str, list[Any]] = {"id": [], "source": [], "row": [], "hash": []}
+    columns: dict[str, list[Any]] = {"id": [], "source": [], "row": [], "hash": [], "tags": [], "weight": []}
     last, document = -1, None
     for number in windows[:, 0].tolist():
         if number != last:
             last, document = number, owner.corpus.document(number)
         assert document is not None
-        for name, column in columns.items():
-            column.append(getattr(document, name))
+        for name in ("id", "source", "row", "hash"):
+            columns[name].append(getattr(document, name))
+        columns["tags"].append(json.dumps(dict(document.metadata), ensure_ascii=False))
+        columns["weight"].append(owner.weight(number))
     return columns
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from whence.attributor.config import ModelConfig
+from whence.data import hub_id
 
 __all__ = ["found", "same_files"]
 
@@ -18,7 +19,8 @@ def same_files(typed: Sequence[str], stored: Mapping[str, Any], started: Path) -
 
 
 def _place(data: str, start: Path) -> str:
-    return data if "://" in data else os.path.abspath(start / data)
+    away = "://" in data or (hub_id(data) is not None and not (start / data).exists())
+    return data if away else os.path.abspath(start / data)
 
 
 def found(settings: ModelConfig, started: Path) -> ModelConfig:

@@ -73,7 +73,7 @@ def index_influence(
     encoders = owner.encoders(recipe)
 
     def scores(group: Sequence[EncodedQuery], dense: Dense) -> None:
-        from_index(ask(owner, group), index, encoders, [dense], 1.0 / owner.trained_on, plain=False)
+        from_index(ask(owner, group), index, encoders, [dense], 1.0 / owner.trained_on, owner.corpus.weights, plain=False)
 
     return _by_group(owner, queries, scores)
 
@@ -122,8 +122,8 @@ class SelfScores:
     """What documents' own gradients say.
 
     Attributes:
-        influence: Self-influence ``G^T (C + l)^-1 G / n`` in nats, at least 0, float64 [documents]: the predicted rise
-            of the document's own loss if it had not been trained on.
+        influence: Self-influence ``G^T (C + l)^-1 G / n`` times the document's weight, in nats, at least 0, float64
+            [documents]: the predicted rise of the document's own loss if it had not been trained on.
         squares: Squared norm of the gradient, float64 [documents].
     """
 
@@ -136,7 +136,8 @@ def self_scores(owner: "Attributor", recipe: Recipe, advance: Advance = _ignore)
     damped = _here(owner, recipe)
     bases = {name: curvature for name, (curvature, _) in damped.items()}
     squares, solved = _by_document(owner, squares_and_solved(damped), bases, advance)
-    return SelfScores(solved / owner.trained_on, squares)
+    weights = owner.corpus.weights(np.arange(owner.corpus.documents))
+    return SelfScores(solved * weights / owner.trained_on, squares)
 
 
 def _by_document(owner: "Attributor", measured: Measured, bases: Bases, advance: Advance) -> NDArray[np.float64]:

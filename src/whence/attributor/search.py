@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from whence.attributor.selection import Selection
 from whence.attributor.steps import batches
 from whence.data import batch_from_sequences
 from whence.gradients import SiteEncoder, exact_scores, gradient_blocks, language_examples
 from whence.interfaces import EncodedQuery
-from whence.scoring import Fold, Moments, Spool, Top, by_document, scan
+from whence.scoring import Fold, Groups, Moments, Only, Spool, Top, Weighted, by_document, scan
 from whence.store import Index
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = ["Question", "against", "ask", "from_index", "from_model", "group_size
 _GROUP_BYTES = 2 << 30
 
 Advance = Callable[[int], None]
+Weights = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def ask(owner: "Attributor", queries: Sequence[EncodedQuery]) -> Question:
     first = next(owner.loaded.model.parameters())
     wide = torch.float64 if first.dtype == torch.float64 else torch.float32
     out = {
-        site.name: torch.empty(len(queries), *site.shape, dtype=wide, device=owner.loaded.device)
+        site.name: torch.empty(len(queries), *site.shape, dtype=wide, device=owner.loaded.device_of(site))
         for site in owner.sites
     }
     losses = []
@@ -79,18 +81,20 @@ def from_index(
     encoders: Mapping[str, SiteEncoder],
     folds: Sequence[Fold],
     scale: float,
+    weights: Weights,
     plain: bool = True,
 ) -> None:
     """Stream scores of every document out of an index; folds see [2Q, M], influence then gradient dot.
 
-    Without `plain` they see influence alone, [Q, M].
+    Codes know nothing of how often a document was trained on: `weights` multiplies its scores. Without `plain` folds
+    see influence alone, [Q, M].
     """
     vectors: dict[str, NDArray[np.float32]] = {}
     for name, encoder in encoders.items():
         blocks = question.blocks[name]
         wanted = [encoder.query(blocks), *([encoder.query(blocks, plain=True)] if plain else [])]
         vectors[name] = torch.cat(wanted).float().cpu().numpy()
-    scan(index, index.layouts, vectors, folds, scale)
+    scan(index, index.layouts, vectors, [Weighted(folds, weights)], scale)
 
 
 def solved(question: Question, encoders: Mapping[str, SiteEncoder]) -> dict[str, Tensor]:
@@ -131,19 +135,20 @@ def against(
             totals, _ = exact_scores(owner.runner, examples, *targets)
             scores[:, places] = totals[0].T.double().cpu().numpy()
             advance(tokens)
-        documents, summed = by_document(windows[local], scores * scale)
+        documents, summed = by_document(windows[local], scores * (scale * share.weight))
         for fold in folds:
             fold.update(documents, summed)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a search over all documents left: the ends of each ranking, moments, and every score on disk."""
+    """What a search left: the ends of each ranking, moments, every score on disk, sums by group of documents."""
 
     top: Top
     bottom: Top
     moments: Moments
     spool: Spool
+    groups: tuple[Groups, ...] = ()
 
     def influence(self, query: int, document: int) -> float:
         """Influence of a document on a query, as searched."""
@@ -172,21 +177,23 @@ def search(
     index: Index | None,
     depth: int,
     spool_path: Path,
-    candidates: NDArray[np.int64] | None,
+    selection: Selection,
     advance: Advance,
 ) -> Found:
-    """Score all documents (or the candidates) for a group of queries; see `Found`."""
+    """Score all documents (or those selected) for a group of queries, by the model if no index is given."""
     count = len(question.queries)
     found = Found(
         Top(count, depth),
         Top(count, depth, largest=False),
         Moments(count),
         Spool(spool_path, 2 * count, owner.corpus.documents),
+        tuple(Groups(count, len(grouping.names), grouping.of) for grouping in selection.groupings),
     )
-    folds = [_Halves([found.top, found.bottom, found.moments], [found.spool])]
+    folds: list[Fold] = [_Halves([found.top, found.bottom, found.moments, *found.groups], [found.spool])]
     scale = 1.0 / owner.trained_on
-    if index is None or candidates is not None:
-        from_model(owner, question, encoders, folds, scale, candidates, advance)
+    if index is None:
+        from_model(owner, question, encoders, folds, scale, selection.numbers, advance)
     else:
-        from_index(question, index, encoders, folds, scale)
+        folds = folds if selection.chosen is None else [Only(folds, selection.chosen)]
+        from_index(question, index, encoders, folds, scale, owner.corpus.weights)
     return found

@@ -14,14 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 import whence
+from whence.attributor.breakdowns import breakdown
 from whence.attributor.certified import EXACT, certificate_of
 from whence.attributor.details import Detail, document_details, query_token_shares, refine
+from whence.attributor.hits import HitMaker, conversation, last_message, query_tokens
 from whence.attributor.search import Found, Question, ask, from_index, from_model, group_size, search, solved
+from whence.attributor.selection import Selection, select
 from whence.attributor.texts import bm25_of, query_text
-from whence.data import pieces_of
 from whence.errors import InputError, QueryError
 from whence.gradients import Recipe, SiteEncoder
-from whence.interfaces import EncodedQuery, Hit, Query, RunSummary, Token, Trace, TraceResult, WindowShare
+from whence.interfaces import EncodedQuery, Query, RunSummary, Trace, TraceResult
 from whence.scoring import Dense
 from whence.store import Index
 
@@ -32,6 +34,7 @@ __all__ = ["TraceOptions", "scores", "trace"]
 
 Report = Callable[[str, int, int], None]
 _BM25_TOP = 5
+_DATA = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class TraceOptions:
         refine: Re-rank the top of an index search (three times k at each end) by running the model.
         tokens: Take hits apart by token, on both sides.
         bm25: Rank by BM25 beside it.
+        where: Conditions that a document must meet to be ranked, as in ``created>=2021``; see `whence.data.conditions`.
+        by: Tags by which influence is added up: ``source``, ``language``, ``created`` (by year) …
         scores_path: Keep every document's influence and gradient dot here (``.npy`` float32 [2Q, documents]).
         report: Called with (step, done, total).
     """
@@ -57,6 +62,8 @@ class TraceOptions:
     refine: bool = True
     tokens: bool = True
     bm25: bool = True
+    where: Sequence[str] = ()
+    by: Sequence[str] = ()
     scores_path: Path | None = None
     report: Report | None = None
 
@@ -74,7 +81,7 @@ def trace(owner: "Attributor", queries: Sequence[Query], **options: Any) -> Trac
 
     Raises:
         QueryError: There is no query, or one cannot be encoded.
-        InputError: An unknown option, candidate or index.
+        InputError: An unknown option, candidate, index, tag or value.
     """
     known = [field.name for field in fields(TraceOptions)]
     unknown = sorted(set(options) - set(known))
@@ -88,17 +95,18 @@ def trace(owner: "Attributor", queries: Sequence[Query], **options: Any) -> Trac
     encoded = owner.encode_queries(queries)
     recipe, index = _prepare(owner, opts)
     candidates = _candidates(owner, opts.candidates)
+    selection = select(owner.corpus, opts.where, opts.by, candidates)
+    by_index = index is not None and candidates is None
     encoders = owner.encoders(recipe)
     lexical = bm25_of(owner) if opts.bm25 else None
     traces: list[Trace] = []
     step = group_size(owner)
     for start in range(0, len(encoded), step):
         question = ask(owner, encoded[start : start + step])
-        found = search(
-            owner, question, encoders, index, 3 * opts.k, _spool(owner, opts, start), candidates, _advance(owner, opts)
-        )
+        spool, advance = _spool(owner, opts, start), _advance(owner, opts)
+        found = search(owner, question, encoders, index if by_index else None, 3 * opts.k, spool, selection, advance)
         try:
-            view = _View(owner, opts, question, found, encoders, lexical, index is not None and candidates is None)
+            view = _View(owner, opts, question, found, encoders, lexical, by_index, selection)
             for number in range(len(question.queries)):
                 traces.append(view.trace(number))
                 if opts.report is not None:
@@ -133,7 +141,7 @@ def scores(
         if opened is None:
             from_model(owner, question, encoders, [dense], 1.0 / owner.trained_on, None, lambda _: None)
         else:
-            from_index(question, opened, encoders, [dense], 1.0 / owner.trained_on)
+            from_index(question, opened, encoders, [dense], 1.0 / owner.trained_on, owner.corpus.weights)
         out.append(dense.scores[count:] if plain else dense.scores[:count])
     return np.concatenate(out)
 
@@ -199,12 +207,12 @@ def summary(owner: "Attributor", recipe: Recipe, index: Index | None, opts: Trac
     return RunSummary(
         run=str(owner.run.path),
         model=owner.loaded.name,
-        data=", ".join(owner.config.corpus.data),
+        data=_some(owner.config.corpus.data),
         documents=corpus.documents,
         windows=corpus.windows,
         tokens=corpus.tokens,
         skipped=sum(corpus.skipped.values()),
-        trained_on=owner.trained_on,
+        trained_on=round(owner.trained_on),
         method=recipe.method,
         recipe="none: the model was run over the documents" if index is None else index.folder.name,
         damping=str(recipe.damping) if recipe.method != "identity" else "none",
@@ -212,8 +220,16 @@ def summary(owner: "Attributor", recipe: Recipe, index: Index | None, opts: Trac
         coverage=owner.coverage,
         certificate=certificate_of(owner, f"{recipe.name}-{EXACT}" if index is None else index.folder.name),
         whence_version=whence.__version__,
-        settings={"refined": opts.refine, "k": opts.k, "exact": opts.exact, **owner.config.fit.model_dump(mode="json")},
+        settings={
+            **{"refined": opts.refine, "k": opts.k, "exact": opts.exact, "where": opts.where, "by": opts.by},
+            **owner.config.fit.model_dump(mode="json"),
+        },
     )
+
+
+def _some(data: Sequence[str]) -> str:
+    """What was read, in words; a mix may have thousands of files."""
+    return ", ".join(data) if len(data) <= _DATA else f"{', '.join(data[:_DATA])} and {len(data) - _DATA:,} more"
 
 
 class _View:
@@ -228,16 +244,16 @@ class _View:
         encoders: dict[str, SiteEncoder],
         lexical: Any,
         indexed: bool,
+        selection: Selection,
     ) -> None:
-        self.owner, self.opts, self.question, self.found = owner, opts, question, found
+        self.owner, self.opts, self.question, self.found, self.selection = owner, opts, question, found, selection
         self.encoders, self.lexical, self.indexed = encoders, lexical, indexed
         self.inverse = solved(question, encoders)
 
     def trace(self, number: int) -> Trace:
         """The trace of one query of the group."""
         query = self.question.queries[number]
-        lexical = self.lexical.scores(query_text(self.owner, query)) if self.lexical is not None else None
-        lexical_ranks = None if lexical is None else self.lexical.ranks(lexical)
+        lexical, lexical_ranks = self._lexical(query)
         named = _named(lexical)
         values = self._values(number, named)
         k = self.opts.k
@@ -246,24 +262,45 @@ class _View:
         worst = sorted((d for d in ends if values[d] < 0), key=lambda d: (values[d], d))[:k]
         details, on_query = self._details(number, query, [*best, *worst, *named])
         places = self._places(number, [*best, *worst, *named])
-        make = _HitMaker(self, number, lexical, lexical_ranks, details, on_query, places)
+        found, refined = self.found, self.opts.refine or not self.indexed
+        make = HitMaker(
+            self.owner, found, number, self.indexed, refined, lexical, lexical_ranks, details, on_query, places
+        )
         proponents = tuple(make.hit(document, rank, values) for rank, document in enumerate(best, 1))
         opponents = tuple(make.hit(document, rank, values, True) for rank, document in enumerate(worst, 1))
         return Trace(
             query_id=query.id,
             query=query.query.model_dump(mode="json", exclude_none=True),
-            prompt=query.query.prompt or _conversation(query.query),
-            completion=query.query.completion or _last_message(query.query),
+            prompt=query.query.prompt or conversation(query.query),
+            completion=query.query.completion or last_message(query.query),
             contrast=query.query.contrast,
-            tokens=_query_tokens(query, [on_query.get(hit.document) for hit in (*proponents, *opponents)]),
+            tokens=query_tokens(query, [on_query.get(hit.document) for hit in (*proponents, *opponents)]),
             loss=self.question.losses[number],
             proponents=proponents,
             opponents=opponents,
             bm25_top=tuple(make.hit(document, rank, values) for rank, document in enumerate(named, 1)),
             scored=self.found.moments.count,
+            documents=self.owner.corpus.documents,
+            where=self.selection.where,
+            breakdowns=tuple(
+                breakdown(grouping, sums, number, best)
+                for grouping, sums in zip(self.selection.groupings, self.found.groups, strict=True)
+            ),
             mean=float(self.found.moments.mean[number]),
             std=float(self.found.moments.std[number]),
         )
+
+    def _lexical(self, query: EncodedQuery) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
+        """BM25's scores and ranks; among the documents that meet the conditions, if there are any."""
+        if self.lexical is None:
+            return None, None
+        scores = self.lexical.scores(query_text(self.owner, query))
+        chosen = self.selection.chosen
+        if not self.selection.where or chosen is None:
+            return scores, self.lexical.ranks(scores)
+        ranks = np.full(len(scores), np.count_nonzero(chosen), dtype=np.int64)
+        ranks[chosen] = self.lexical.ranks(scores[chosen])
+        return np.where(chosen, scores, np.float32(0.0)), ranks
 
     def _at_an_end(self, number: int, document: int) -> bool:
         return document in self.found.top.documents[number] or document in self.found.bottom.documents[number]
@@ -308,90 +345,6 @@ def _named(lexical: NDArray[np.float32] | None) -> list[int]:
         return []
     order = np.lexsort((np.arange(len(lexical)), -lexical))[:_BM25_TOP]
     return [int(document) for document in order if lexical[document] > 0]
-
-
-@dataclass(frozen=True, slots=True)
-class _HitMaker:
-    view: _View
-    number: int
-    lexical: NDArray[np.float32] | None
-    lexical_ranks: NDArray[np.int64] | None
-    details: dict[int, Detail]
-    on_query: dict[int, NDArray[np.float64]]
-    places: dict[int, tuple[int, int]]
-
-    def hit(self, document: int, rank: int, values: dict[int, float], opponent: bool = False) -> Hit:
-        """Everything about one document of a ranking."""
-        owner, found = self.view.owner, self.view.found
-        record = owner.corpus.document(document)
-        detail = self.details.get(document)
-        place, plain_place = self.places[document]
-        rows = len(self.view.question.queries)
-        searched = found.influence(self.number, document)
-        refined = self.view.opts.refine or not self.view.indexed
-        return Hit(
-            rank=rank,
-            id=record.id,
-            source=record.source,
-            row=record.row,
-            hash=record.hash,
-            metadata=record.metadata,
-            document=document,
-            length=len(record.tokens),
-            influence=values.get(document, searched),
-            refined=refined,
-            index_influence=searched if self.view.indexed else None,
-            index_rank=(found.moments.count + 1 - place if opponent else place) if self.view.indexed else None,
-            gradient_dot=detail.gradient_dot if detail else float(found.spool.scores[rows + self.number, document]),
-            gradient_dot_rank=plain_place,
-            bm25=None if self.lexical is None else float(self.lexical[document]),
-            bm25_rank=None if self.lexical_ranks is None else int(self.lexical_ranks[document]),
-            sites={}
-            if detail is None
-            else {site.name: float(value) for site, value in zip(owner.sites, detail.sites, strict=True)},
-            experts={} if detail is None else detail.experts,
-            windows=()
-            if detail is None
-            else tuple(
-                WindowShare(start=start, stop=stop, influence=influence) for start, stop, influence in detail.windows
-            ),
-            tokens=_document_tokens(owner, record.tokens, record.loss_mask, detail),
-            query_tokens=tuple(self.on_query[document].tolist()) if document in self.on_query else (),
-        )
-
-
-def _document_tokens(
-    owner: "Attributor", tokens: NDArray[np.int64], targets: NDArray[np.bool_], detail: Detail | None
-) -> tuple[Token, ...]:
-    """The tokens of a document's most influential window."""
-    start, stop = (0, min(len(tokens), owner.config.corpus.context))
-    if detail is not None:
-        start, stop, _ = detail.windows[detail.window]
-    shown = tokens[start:stop]
-    texts = pieces_of(shown, owner.tokenizer) if owner.tokenizer is not None else [f"{token} " for token in shown]
-    shares = detail.tokens if detail is not None else np.zeros(len(shown))
-    return tuple(
-        Token(text=text, influence=float(share), target=bool(target))
-        for text, share, target in zip(texts, shares, targets[start:stop], strict=True)
-    )
-
-
-def _query_tokens(query: EncodedQuery, shares: Sequence[NDArray[np.float64] | None]) -> tuple[Token, ...]:
-    known = [share for share in shares if share is not None]
-    total = np.sum(known, axis=0) if known else np.zeros(len(query.text.tokens))
-    return tuple(
-        Token(text=text, influence=float(value), target=bool(target))
-        for text, value, target in zip(query.text.pieces, total, query.text.loss_mask, strict=True)
-    )
-
-
-def _conversation(query: Query) -> str:
-    turns = query.messages[:-1] if query.messages else ()
-    return "\n".join(f"{turn.get('role', '')}: {turn.get('content', '')}" for turn in turns)
-
-
-def _last_message(query: Query) -> str:
-    return str(query.messages[-1].get("content", "")) if query.messages else ""
 
 
 def trace_name(queries: Sequence[Query], recipe: str) -> str:

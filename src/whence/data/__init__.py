@@ -7,6 +7,7 @@ listing.py       a corpus → its files, each with weight, tags and attribute fi
 readers.py       a file → rows, each either read or listed with the reason why not
 attributes.py    Dolma's attribute files, row by row beside their documents
 tags.py          everything a row says beside its text, as short strings by name
+conditions.py    conditions on tags, as typed
 rows.py          rows → documents: forms, loss masks, identity
 conversations.py a row → turns, those that are trained on, tools
 chat.py          conversations through the tokenizer's template, loss on the trained turns
@@ -22,6 +23,7 @@ Tokenizers are passed in; nothing here imports torch or transformers.
 """
 
 from whence.data.batches import batch_from_sequences, make_batch, plan_batches
+from whence.data.conditions import Condition, date_of, is_date, members, parse_condition
 from whence.data.config import NOTES, SKIP_REASONS, CorpusConfig, SourceSettings
 from whence.data.corpus import Corpus, CorpusShare, open_corpus
 from whence.data.hub import hub_id
@@ -37,6 +39,7 @@ from whence.data.tokenization import Tokenizer, pieces_of, tokenizer_fingerprint
 __all__ = [
     "NOTES",
     "SKIP_REASONS",
+    "Condition",
     "Corpus",
     "CorpusConfig",
     "CorpusShare",
@@ -47,15 +50,19 @@ __all__ = [
     "Tokenizer",
     "batch_from_sequences",
     "corpus_files",
+    "date_of",
     "encode_queries",
     "encode_query",
     "find_files",
     "hub_id",
     "ingest",
+    "is_date",
     "load_queries",
     "make_batch",
+    "members",
     "open_corpus",
     "open_rows",
+    "parse_condition",
     "pieces_of",
     "plan_batches",
     "read_mix",

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -55,7 +55,7 @@ class _Mix(BaseModel):
     tokenizer: str | None = None
     labels: tuple[str, ...] = ()
     files_per_label: int | None = Field(default=None, ge=1)
-    weights: Mapping[str, float] = Field(default_factory=dict)
+    weights: Mapping[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
 
 
 def _read(path: Path) -> str:

@@ -34,7 +34,7 @@ _KRONFLUENCE = "pairwise_scores.safetensors"
 _BERGSON = ("info.json", "scores.bin", "offsets.npy", "candidates.npy")
 
 
-def read_scores(spec: MethodSpec, shape: tuple[int, int], windows: NDArray[np.int64], trained_on: int) -> Scores:
+def read_scores(spec: MethodSpec, shape: tuple[int, int], windows: NDArray[np.int64], trained_on: float) -> Scores:
     """Scores of another tool as [Q, N], positive where a document supports the output.
 
     Args:

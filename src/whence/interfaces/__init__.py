@@ -3,10 +3,12 @@
 documents.py   Document, Skip, TokenBatch           from the data room
 queries.py     Query, EncodedText, EncodedQuery     a question, as written and as tokens
 sites.py       Site, Use                            one weight matrix to attribute
+breakdowns.py  Breakdown, GroupShare                influence by group of documents
 results.py     Hit, Trace, TraceResult, Coverage …  what a user gets back
 fidelity.py    LabResult, Reading, Certificate …    how true scores were found to be
 """
 
+from whence.interfaces.breakdowns import Breakdown, GroupShare
 from whence.interfaces.documents import Document, Skip, TokenBatch
 from whence.interfaces.fidelity import (
     Certificate,
@@ -33,6 +35,7 @@ from whence.interfaces.results import (
 from whence.interfaces.sites import Site, Use, Vocabulary
 
 __all__ = [
+    "Breakdown",
     "Certificate",
     "Cost",
     "Coverage",
@@ -40,6 +43,7 @@ __all__ = [
     "EncodedQuery",
     "EncodedText",
     "Estimate",
+    "GroupShare",
     "Hit",
     "LabResult",
     "Measure",

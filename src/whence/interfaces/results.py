@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from whence.interfaces.breakdowns import Breakdown
 from whence.interfaces.fidelity import Certificate
 
 __all__ = [
@@ -51,6 +52,7 @@ class Hit(_Frozen):
         id, source, row, hash, metadata: The document's identity.
         document: Its number in the run (0-based, in corpus order).
         length: Its length in tokens.
+        weight: How often it was trained on, as the mix says; contained in `influence`.
         influence: Nats; positive supports the output.
         refined: True if `influence` was recomputed by running the model (``--exact``), not read from the index.
         index_influence: What the index said (None if there was no index).
@@ -74,6 +76,7 @@ class Hit(_Frozen):
     metadata: Mapping[str, str] = {}
     document: int
     length: int
+    weight: float = 1.0
     influence: float
     refined: bool = False
     index_influence: float | None = None
@@ -102,6 +105,9 @@ class Trace(_Frozen):
         proponents: Documents that support the output, strongest first.
         opponents: Documents that oppose it, strongest (most negative) first.
         scored: How many documents were scored.
+        documents: How many there are (0 if that was not recorded).
+        where: The conditions that the scored ones meet, as typed; none if all were scored.
+        breakdowns: Influence of the scored ones added up by tag.
         mean: Mean influence over all scored documents, nats.
         std: Standard deviation of influence over all scored documents, nats.
         bm25_top: The documents BM25 would have named first, strongest first, with their influence.
@@ -118,6 +124,9 @@ class Trace(_Frozen):
     opponents: tuple[Hit, ...]
     bm25_top: tuple[Hit, ...] = ()
     scored: int
+    documents: int = 0
+    where: tuple[str, ...] = ()
+    breakdowns: tuple[Breakdown, ...] = ()
     mean: float
     std: float
 
@@ -206,7 +215,7 @@ def _arrow_schema() -> Any:
     columns = {
         "string": ("query_id", "list", "id", "source", "hash", "metadata"),
         "int": ("rank", "row", "document", "length", "index_rank", "gradient_dot_rank", "bm25_rank"),
-        "float": ("influence", "index_influence", "gradient_dot", "bm25"),
+        "float": ("weight", "influence", "index_influence", "gradient_dot", "bm25"),
         "bool": ("refined",),
     }
     return pa.schema([(name, kinds[kind]) for kind, names in columns.items() for name in names])

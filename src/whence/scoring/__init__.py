@@ -2,10 +2,10 @@
 
 kernels.py   one block of codes against full-precision queries: native C where it was built, numpy elsewhere, torch
 stream.py    an index, share by share, into folds; windows add up to documents
-folds.py     top, bottom, moments, everything
+folds.py     top, bottom, moments, sums by group, everything
 """
 
-from whence.scoring.folds import Dense, Fold, Moments, Spool, Top
+from whence.scoring.folds import Dense, Fold, Groups, Moments, Only, Spool, Top, Weighted
 from whence.scoring.kernels import kernel_name, score_codes
 from whence.scoring.stream import Codes, Queries, by_document, scan, share_scores, window_scores
 
@@ -13,10 +13,13 @@ __all__ = [
     "Codes",
     "Dense",
     "Fold",
+    "Groups",
     "Moments",
+    "Only",
     "Queries",
     "Spool",
     "Top",
+    "Weighted",
     "by_document",
     "kernel_name",
     "scan",

@@ -3,6 +3,7 @@
 A fold is given the scores of some documents at a time, [Q, M], in corpus order, and each document once.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from whence.runs import storage_errors
 
-__all__ = ["Dense", "Fold", "Moments", "Spool", "Top"]
+__all__ = ["Dense", "Fold", "Groups", "Moments", "Only", "Spool", "Top", "Weighted"]
 
 Scores = NDArray[np.float64]
 Numbers = NDArray[np.int64]
@@ -85,6 +86,72 @@ class Moments:
     def std(self) -> Scores:
         """Standard deviation over documents."""
         return np.sqrt(self.squares / max(self.count, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """Multiplies scores by the weights of their documents on the way to other folds.
+
+    Attributes:
+        folds: What sees the weighted scores.
+        weights: Documents [M] -> float64 [M].
+    """
+
+    folds: Sequence[Fold]
+    weights: Callable[[Numbers], Scores]
+
+    def update(self, documents: Numbers, scores: Scores) -> None:
+        """Take in the scores [Q, M] of documents [M]."""
+        weighted = scores * self.weights(documents)
+        for fold in self.folds:
+            fold.update(documents, weighted)
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """Lets some documents through to other folds.
+
+    Attributes:
+        folds: What sees them.
+        chosen: bool [documents].
+    """
+
+    folds: Sequence[Fold]
+    chosen: NDArray[np.bool_]
+
+    def update(self, documents: Numbers, scores: Scores) -> None:
+        """Take in the scores [Q, M] of documents [M]."""
+        kept = self.chosen[documents]
+        for fold in self.folds:
+            fold.update(documents[kept], scores[:, kept])
+
+
+@dataclass(slots=True)
+class Groups:
+    """Sums of positive and of negative scores by group of documents, for each query.
+
+    Attributes:
+        queries: Q.
+        groups: G.
+        of: The group 0..G-1 of every document, int32 [documents].
+    """
+
+    queries: int
+    groups: int
+    of: NDArray[np.int32]
+    positive: Scores = field(init=False)
+    negative: Scores = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.positive = np.zeros((self.queries, self.groups))
+        self.negative = np.zeros((self.queries, self.groups))
+
+    def update(self, documents: Numbers, scores: Scores) -> None:
+        """Take in the scores [Q, M] of documents [M]."""
+        groups = self.of[documents]
+        for query, row in enumerate(scores):
+            self.positive[query] += np.bincount(groups, np.maximum(row, 0.0), self.groups)
+            self.negative[query] += np.bincount(groups, np.minimum(row, 0.0), self.groups)
 
 
 @dataclass(slots=True)
