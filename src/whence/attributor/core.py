@@ -278,7 +278,7 @@ class Attributor:
         damped = self.damped(recipe)
         curvatures = {name: curvature for name, (curvature, _) in damped.items()}
         dampings = {name: damping for name, (_, damping) in damped.items()}
-        return build_encoders(self.sites, curvatures, dampings, recipe, self.loaded.device, self.wide)
+        return build_encoders(self.sites, curvatures, dampings, recipe, self.loaded.device_of, self.wide)
 
     def encode_queries(self, queries: Sequence[Query]) -> list[EncodedQuery]:
         """Queries as tokens.

@@ -191,14 +191,18 @@ class EigenvalueStep(_FitStep):
             return {site.name: identity_curvature(site) for site in owner.sites}
         loaded = load_bases(self.folder, owner.sites)
         wide = torch.float64 if next(owner.loaded.model.parameters()).dtype == torch.float64 else torch.float32
-        moved: dict[int, Tensor] = {}
+        moved: dict[tuple[int, torch.device], Tensor] = {}
 
-        def here(tensor: Tensor | None) -> Tensor | None:
+        def here(tensor: Tensor | None, device: torch.device) -> Tensor | None:
             if tensor is None:
                 return None
-            return moved.setdefault(id(tensor), tensor.to(owner.loaded.device, wide))
+            return moved.setdefault((id(tensor), device), tensor.to(device, wide))
 
-        return {name: replace(c, outputs=here(c.outputs), inputs=here(c.inputs)) for name, c in loaded.items()}
+        out = {}
+        for site in owner.sites:
+            each, device = loaded[site.name], owner.loaded.device_of(site)
+            out[site.name] = replace(each, outputs=here(each.outputs, device), inputs=here(each.inputs, device))
+        return out
 
     def run(self, item: int, shares: tuple[int, int], advance: Advance) -> None:
         """Sum the squared gradients of one part."""

@@ -93,8 +93,8 @@ def _by_group(
 
 def _here(owner: "Attributor", recipe: Recipe) -> Damped:
     """Curvature and damping of every site where the model is."""
-    device, wide = owner.loaded.device, owner.wide
-    return {name: (curvature.to(device, wide), damping) for name, (curvature, damping) in owner.damped(recipe).items()}
+    damped, where = owner.damped(recipe), owner.loaded.device_of
+    return {site.name: (damped[site.name][0].to(where(site), owner.wide), damped[site.name][1]) for site in owner.sites}
 
 
 def gradient_cosines(
@@ -112,8 +112,8 @@ def gradient_cosines(
 
 
 def _squares(blocks: Mapping[str, Tensor]) -> NDArray[np.float64]:
-    total = torch.stack([each.double().square().flatten(1).sum(1) for each in blocks.values()]).sum(0)
-    values: NDArray[np.float64] = total.cpu().numpy()
+    total = torch.stack([each.double().square().flatten(1).sum(1).cpu() for each in blocks.values()]).sum(0)
+    values: NDArray[np.float64] = total.numpy()
     return values
 
 

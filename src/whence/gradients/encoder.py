@@ -10,7 +10,7 @@ both sides with one P: Hu et al. 2026, arXiv:2602.10449, has the reasons.)
     Kronecker sketch   w = w_o (x) w_i, the separable part of it, folded into the factor maps: P_o diag(w_o) Q_S^T
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,7 +141,7 @@ def build_encoders(
     curvatures: Mapping[str, SiteCurvature],
     dampings: Mapping[str, float],
     recipe: Recipe,
-    device: torch.device,
+    device: torch.device | Callable[[Site], torch.device],
     dtype: torch.dtype,
 ) -> dict[str, SiteEncoder]:
     """Encoders of all sites under one recipe.
@@ -151,12 +151,18 @@ def build_encoders(
         curvatures: Fitted curvature by site.
         dampings: Lambda by site.
         recipe: A resolved recipe.
-        device: Where documents are encoded.
+        device: Where documents are encoded, or where each site is.
         dtype: float32, or float64 for tests.
     """
     layouts = {layout.name: layout for layout in recipe.layout(sites)}
+
+    def here(site: Site) -> torch.device:
+        return device if isinstance(device, torch.device) else device(site)
+
     return {
-        site.name: _build(site, curvatures[site.name], dampings[site.name], recipe, layouts[site.name], device, dtype)
+        site.name: _build(
+            site, curvatures[site.name], dampings[site.name], recipe, layouts[site.name], here(site), dtype
+        )
         for site in sites
     }
 

@@ -140,7 +140,7 @@ def gradient_blocks(runner: Runner, examples: Examples) -> tuple[dict[str, Tenso
     losses = runner.examples(examples, consume)
     finite = torch.isfinite(losses)
     for blocks in out.values():
-        finite &= torch.isfinite(blocks.flatten(1).sum(1))
+        finite &= torch.isfinite(blocks.flatten(1).sum(1)).to(finite.device)
     _refuse_not_finite(finite.cpu().numpy(), examples)
     for site in runner.sites:  # a site may have seen no gradient at all
         if site.name not in out:
@@ -225,6 +225,7 @@ def token_scores(runner: Runner, examples: Examples, targets: Mapping[str, Tenso
                 shares = cast(Tensor, sum(tokens for tokens, _ in found)).double()
             else:
                 shares = cast(Tensor, sum(use.against(target) for use in uses)).double()
+        shares = shares if reaches is None else shares.to(reaches.device)
         by_site[site.name] = shares.sum(-1)
         if site.uses[0].replayed and reaches is not None:
             shares = shares * (reaches.double() / reaches.sum(1, keepdim=True).clamp_min(1))

@@ -128,7 +128,8 @@ class Runner:
         def masked(site: Site, uses: list[AnyFactors]) -> None:
             # a head tied to the embedding has gradients where the embedding acts, too
             at_head = [site.head and not (isinstance(use, Factors) and isinstance(use.grads, OneHot)) for use in uses]
-            consumer(site, uses, [predicts if head else reaches for head in at_head])
+            masks = [predicts if head else reaches for head in at_head]
+            consumer(site, uses, [_beside(mask, use) for mask, use in zip(masks, uses, strict=True)])
 
         return self._run(examples, masked, sampling)
 
@@ -144,7 +145,7 @@ class Runner:
             return self._run(examples, consumer, sampling)
 
         def unpacked(site: Site, uses: list[AnyFactors]) -> None:
-            consumer(site, [use.unpacked(gather) for use in uses])
+            consumer(site, [use.unpacked(gather.to(_device(use))) for use in uses])
 
         return self._run(examples, unpacked, sampling)
 
@@ -166,3 +167,12 @@ class Runner:
         reaches, _ = self.objective.token_masks(examples.inputs)
         width = None if reaches is None else int(reaches.shape[1])
         return Capture(self.model, self.sites).run(losses, examples.rows, consumer, width)
+
+
+def _device(use: AnyFactors) -> torch.device:
+    return use.grads.device if isinstance(use.grads, Tensor) else use.grads.index.device
+
+
+def _beside(mask: Tensor | None, use: AnyFactors) -> Tensor | None:
+    """A mask where the factors are; a model may lie on several devices."""
+    return None if mask is None else mask.to(_device(use))

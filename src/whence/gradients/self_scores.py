@@ -80,7 +80,7 @@ def measure_each(runner: Runner, examples: Examples, measured: Measured, bases: 
     parts: dict[str, Tensor] = {}
 
     def take(site: Site, pieces: Iterable[Tensor]) -> None:
-        parts[site.name] = torch.cat([measured(site, blocks) for blocks in pieces], 1)
+        parts[site.name] = torch.cat([measured(site, blocks) for blocks in pieces], 1).cpu()
 
     _visit(runner, examples, bases, take)
     return _finite(sum(parts.values()))
@@ -100,7 +100,7 @@ def measure_together(
     for examples in batches:
         _visit(runner, examples, bases, take)
     sites = {site.name: site for site in runner.sites}
-    return _finite(sum(measured(sites[name], total) for name, total in totals.items()))[:, 0]
+    return _finite(sum(measured(sites[name], total).cpu() for name, total in totals.items()))[:, 0]
 
 
 def _visit(runner: Runner, examples: Examples, bases: Bases, take: Callable[[Site, Iterable[Tensor]], None]) -> None:

@@ -210,7 +210,7 @@ def probe_sites(
                 mixed.add(site.name)
             given = _input(args, kwargs)
             alive.append(given)
-            key = (given.data_ptr(), tuple(given.shape), site.bias)
+            key = (given.data_ptr(), tuple(given.shape), site.bias, output.device)
             seen[site.name] = ("called more than once", site.name) if site.name in seen else key
 
         return hook

@@ -10,7 +10,7 @@ from torch import nn
 from whence.errors import InputError, ModelError
 from whence.model import parallel
 
-__all__ = ["Placement", "home_of", "is_spread", "placing", "resolve_device"]
+__all__ = ["Placement", "home_of", "homes_of", "is_spread", "placing", "resolve_device"]
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
@@ -118,3 +118,10 @@ def home_of(module: nn.Module) -> torch.device | None:
         return torch.device(told if isinstance(told, str | torch.device) else f"cuda:{told}")
     weight = next(module.parameters(recurse=False), None)
     return None if weight is None else weight.device
+
+
+def homes_of(model: nn.Module) -> dict[str, torch.device]:
+    """Where each module with parameters computes, if that is not one device for all; empty otherwise."""
+    found = {name: home_of(module) for name, module in model.named_modules()}
+    homes = {name: device for name, device in found.items() if device is not None}
+    return homes if len(set(homes.values())) > 1 else {}

@@ -15,7 +15,7 @@ from whence.interfaces import Site
 from whence.model.capture import Capture, frozen
 from whence.model.devices import Placement
 from whence.model.load import LoadedModel
-from whence.model.parallel import receive
+from whence.model.parallel import receive, release
 from whence.model.sites import find_sites
 
 __all__ = ["follow"]
@@ -32,6 +32,10 @@ def follow(load: Callable[..., LoadedModel]) -> None:
         header, tensors = receive()
         if header["do"] == "stop":
             return
+        if header["do"] == "release":
+            loaded = None
+            release()
+            continue
         if header["do"] == "load":
             settings = header["settings"]
             loaded = load(**{**settings, "placement": Placement(**settings["placement"])})

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from whence.errors import InputError, ModelError
-from whence.interfaces import TokenBatch
+from whence.interfaces import Site, TokenBatch
 from whence.model import parallel
 from whence.model.adapters import load_adapters
 from whence.model.checkpointing import checkpoint_blocks
-from whence.model.devices import Placement, is_spread, placing, resolve_device
+from whence.model.devices import Placement, home_of, homes_of, is_spread, placing, resolve_device
 from whence.model.objectives import LanguageInputs
 
 __all__ = [
@@ -50,6 +50,7 @@ class LoadedModel:
         vocabulary: Rows of its input embedding.
         head: Module name of its output layer, if it has one.
         takes_positions: Whether its forward takes ``position_ids``.
+        homes: Where modules compute, by name, if the model lies on several devices.
         packs: Whether a block-diagonal mask keeps packed examples apart: not without positions, nor where attention
             also slides over a window, which such a mask replaces, nor where a state or a convolution runs through the
             row (Mamba, gated delta nets).
@@ -65,7 +66,12 @@ class LoadedModel:
     takes_positions: bool
     packs: bool = True
     name: str = ""
+    homes: dict[str, torch.device] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def device_of(self, site: Site) -> torch.device:
+        """Where a site's factors are, and what is multiplied with them should be."""
+        return self.homes.get(site.uses[0].module, self.device)
 
 
 def _dtype(name: str, device: torch.device) -> Any:
@@ -228,7 +234,7 @@ def as_loaded(
     context = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 2048
     return LoadedModel(
         model=model.eval(),
-        device=next(model.parameters()).device,
+        device=home_of(base.get_input_embeddings()) or next(model.parameters()).device,
         fingerprint=fingerprint or {},
         trained=trained,
         context=int(context),
@@ -237,6 +243,7 @@ def as_loaded(
         takes_positions="position_ids" in _parameters_of(base.forward),
         packs=_packs(base),
         name=name,
+        homes=homes_of(model),
     )
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "leads",
     "receive",
     "refuse_more_models",
+    "release",
     "send",
     "size",
     "whole",
@@ -40,8 +41,8 @@ __all__ = [
 
 _PATIENCE = timedelta(days=7)  # followers wait as long as the leader reads files or decomposes matrices
 _ONE_MODEL = (
-    "the processes of torchrun share one model, and a second one was to be loaded. `whence evaluate` and `whence tune` "
-    "train further models: run them without torchrun."
+    "the processes of torchrun share one model, and a second one was to be loaded beside it. `whence evaluate` "
+    "and `whence tune` train further models: run them without torchrun."
 )
 
 
@@ -127,6 +128,14 @@ def refuse_more_models() -> None:
     """
     if _team is not None and _team.model is not None:
         raise ModelError(_ONE_MODEL)
+
+
+def release() -> None:
+    """Share the model no longer, so that another may be loaded."""
+    if leads():
+        send({"do": "release"})
+    if _team is not None:
+        _team.model = None
 
 
 def dismiss() -> None:
