@@ -25,10 +25,10 @@ SMALL = {
 def test_the_small_parameters_of_mixers_are_sites(name):
     model = ZOO[name](torch.float32)
     _, runner = runner_of(model)
-    names = {parameter for site in runner.sites if site.uses[0].replayed for parameter in site.parameters}
+    names = {parameter for site in runner.sites if not site.by_token for parameter in site.parameters}
     assert {n.partition(".mixer.")[2] or n.partition(".linear_attn.")[2] for n in names} >= SMALL[name]
     for site in runner.sites:
-        if site.uses[0].replayed:
+        if not site.by_token:
             assert site.elementwise
             assert site.shape == (model.get_parameter(site.parameters[0]).numel(), 1)
 
@@ -128,7 +128,7 @@ def test_hooks_and_forwards_are_put_back_on_an_error():
     sites = probed(model, lambda: model(x).square().sum((1, 2)), 2)
 
     def stop(site, uses):
-        if site.uses[0].replayed:
+        if not site.by_token:
             raise RuntimeError("no")
 
     def broken():
@@ -154,7 +154,7 @@ def test_a_mixer_that_looks_at_batch_mates_is_refused():
     model = shake(Pooled())
     x = torch.randn(3, 5, 6, dtype=torch.float64)
     losses = lambda: model(x).square().sum((1, 2))  # noqa: E731
-    assert not [site for site in probed(model, losses, 3) if site.uses[0].replayed]
+    assert not [site for site in probed(model, losses, 3) if not site.by_token]
     with pytest.raises(ModelError, match=r"for an example alone.*--sites"):
         Capture(model, find_sites(model)).run(losses, 3, lambda site, uses: None)
 

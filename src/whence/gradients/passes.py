@@ -203,8 +203,8 @@ class TokenScores:
 def token_scores(runner: Runner, examples: Examples, targets: Mapping[str, Tensor]) -> TokenScores:
     """Inner products with fixed blocks, token by token: a token is an example of length one.
 
-    What arises from a replayed parameter (a decay, a convolution) is not known by token: it is spread evenly over the
-    positions from which a loss can be reached.
+    What arises from a parameter without a layer (a decay, a convolution) is not known by token: it is spread evenly
+    over the positions from which a loss can be reached.
 
     Args:
         runner: Model, sites and loss.
@@ -227,7 +227,7 @@ def token_scores(runner: Runner, examples: Examples, targets: Mapping[str, Tenso
                 shares = cast(Tensor, sum(use.against(target) for use in uses)).double()
         shares = shares if reaches is None else shares.to(reaches.device)
         by_site[site.name] = shares.sum(-1)
-        if site.uses[0].replayed and reaches is not None:
+        if not site.by_token and reaches is not None:
             shares = shares * (reaches.double() / reaches.sum(1, keepdim=True).clamp_min(1))
         by_token[:] = [shares if not by_token else by_token[0] + shares]
 

@@ -152,11 +152,11 @@ class Runner:
     def _run(
         self, examples: Examples, consumer: Callable[[Site, list[AnyFactors]], None], sampling: tuple[str, int] | None
     ) -> Tensor:
-        replayed = [site.name for site in self.sites if site.uses[0].replayed]
-        if replayed and examples.gather is not None:
+        by_row = [site.name for site in self.sites if not site.by_token]
+        if by_row and examples.gather is not None:
             raise ModelError(
-                f"{replayed[0]} is read by running its module again for one batch row, and the rows are packed: a "
-                "row is several examples. Turn packing off, or leave it out with --sites."
+                f"{by_row[0]} is read by batch row, and the rows are packed: a row holds several examples. Turn "
+                "packing off, or leave it out with --sites."
             )
 
         def losses() -> Tensor:

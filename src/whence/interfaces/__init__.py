@@ -32,7 +32,7 @@ from whence.interfaces.results import (
     TraceResult,
     WindowShare,
 )
-from whence.interfaces.sites import Site, Use, Vocabulary
+from whence.interfaces.sites import Site, Use, Vocabulary, Way
 
 __all__ = [
     "Breakdown",
@@ -62,5 +62,6 @@ __all__ = [
     "Truth",
     "Use",
     "Vocabulary",
+    "Way",
     "WindowShare",
 ]

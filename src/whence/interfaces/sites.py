@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Site", "Use", "Vocabulary"]
+__all__ = ["Site", "Use", "Vocabulary", "Way"]
 
+Way = Literal["layer", "copies", "replay"]
 Vocabulary = Literal["inputs", "outputs"] | None
 
 
@@ -16,13 +17,14 @@ class Use:
         module: Its name in the model.
         flipped: Whether it multiplies by the transpose.
         bias: Whether it adds the site's bias.
-        replayed: Whether it uses the weight in its own forward, without a layer, so that it has to be run again.
+        way: How the weight's gradient is read: from a layer's input and its output's gradient; or, where a module
+            uses the weight in its own forward, by giving each example a copy, or by running the module again.
     """
 
     module: str
     flipped: bool = False
     bias: bool = False
-    replayed: bool = False
+    way: Way = "layer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,11 @@ class Site:
         """Shape of its block: (O, I), or (E, O, I) for a stack of experts."""
         matrix = (self.outputs, self.inputs)
         return (self.experts, *matrix) if self.experts else matrix
+
+    @property
+    def by_token(self) -> bool:
+        """Whether its gradient is known token by token, and not only for an example as a whole."""
+        return all(use.way == "layer" for use in self.uses)
 
     @property
     def size(self) -> int:

@@ -18,7 +18,7 @@ from whence.factors import AnyFactors
 from whence.interfaces import Site, Use
 from whence.model import parallel
 from whence.model.checkpointing import rehearsing, repeating
-from whence.model.replay import Recorder, agreeing
+from whence.model.mixers import Mixers, agreeing
 from whence.model.sites import use_factors
 
 __all__ = ["Capture", "Consumer", "probe_sites"]
@@ -79,16 +79,16 @@ class Capture:
             ModelError: No site ran, or a site saw inputs that cannot be told apart by example.
         """
         pending = {site.name: _Pending() for site in self.sites}
-        recorder = Recorder(self.model, self.sites)
-        handles = recorder.hooks()
+        mixers = Mixers(self.model, self.sites, rows)
+        handles = []
         try:
             for site in self.sites:
-                for use in (use for use in site.uses if not use.replayed):
+                for use in (use for use in site.uses if use.way == "layer"):
                     module = self.model.get_submodule(use.module)
                     hook = self._forward_hook(site, use, (rows, width), pending[site.name], consumer)
                     handles.append(module.register_forward_hook(hook, with_kwargs=True))
             told = {"sites": [site.name for site in self.sites], "rows": rows, "width": width}
-            with frozen(self.model), torch.enable_grad(), parallel.announced(self.model, **told):
+            with frozen(self.model), torch.enable_grad(), parallel.announced(self.model, **told), mixers.watching():
                 values = losses()
                 if not values.requires_grad:
                     raise ModelError(
@@ -102,7 +102,7 @@ class Capture:
             if pending[site.name].arrived:  # a call whose output went unused has no gradient and no factors
                 consumer(site, pending[site.name].arrived)
         with frozen(self.model):
-            for site, factors in recorder.replay(rows):
+            for site, factors in mixers.factors():
                 consumer(site, [factors])
         return values.detach()
 
@@ -118,7 +118,6 @@ class Capture:
             cell, version = [given.detach()], given._version
             # the copy, unlike the leaf, may be changed in place by what follows
             out = output if output.requires_grad else output.detach().requires_grad_(True).clone()
-            pending.expected += 1
 
             def backward(gradient: Tensor) -> None:
                 inputs = cell.pop()
@@ -217,7 +216,7 @@ def probe_sites(
 
     try:
         for site in sites:
-            for use in (use for use in site.uses if not use.replayed):
+            for use in (use for use in site.uses if use.way == "layer"):
                 handles.append(model.get_submodule(use.module).register_forward_hook(watch(site), with_kwargs=True))
         with frozen(model), torch.no_grad():
             losses()
@@ -231,7 +230,7 @@ def probe_sites(
         group = site.name if alone else groups.setdefault(seen[site.name], site.name)
         out.append(replace(site, group=group, head=any(use.module == head for use in site.uses)))
     with frozen(model), torch.enable_grad():
-        out += agreeing(model, [site for site in sites if site.uses[0].replayed], losses, rows)
+        out += agreeing(model, [site for site in sites if not site.by_token], losses, rows)
     if not out:
         raise ModelError("none of the model's attributable layers was called by its forward pass.")
     return out

@@ -1,17 +1,14 @@
-"""Exact per-example gradients of parameters that act without a layer of their own, by running a little of it again.
+"""Per-example gradients of parameters that act without a layer of their own, by running a little of a module again.
 
-A mixer (Mamba-2, a gated delta net) has small parameters, its decays, time steps and depthwise convolution, which its
-forward uses directly, where no hook sees them. While a loss runs, a `Recorder` keeps what the mixer was given, what its
-linear layers put out, and the gradient that arrives at the input of its last one. Afterwards it runs the mixer once
-more per example with the linear layers answered from the record, so that only the middle is computed, and takes the
-vector-Jacobian product. Each parameter is an elementwise site whose factors are one "token" per example.
+While a loss runs, a `Replay` keeps what the module was given, what its linear layers put out, and the gradient that
+arrives at the input of its last one. Afterwards it runs the module once more per example with the linear layers
+answered from the record, so that only the middle is computed, and takes the vector-Jacobian product.
 
-Knows nothing of what kinds of mixers there are: whatever owns such parameters and has linear layers is tried on a small
-batch, and taken only if the gradients are autograd's.
+Knows nothing of what kinds of modules there are. That the last linear layer's output is all that a module gives is not
+checked here: `mixers` compares the gradients with autograd's on a small batch.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,20 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
-from torch.utils.hooks import RemovableHandle
 
 from whence.errors import ModelError
 from whence.factors import Factors
-from whence.interfaces import Site, Use
+from whence.interfaces import Site
+from whence.model.checkpointing import rehearsing
 
-__all__ = ["Recorder", "agreeing", "candidates"]
+__all__ = ["Replay", "linear_children"]
 
 _CLOSE = {torch.float64: 1e-5, torch.float32: 1e-3}
 _HALF = 0.1
-"""Largest relative difference to autograd, by dtype; classes that cast to float32 inside do so in float64 too."""
-
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_FAILURES = (ModelError, RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError)
+"""Largest relative difference between an example's norm alone and in its batch, by dtype."""
 
 
 @dataclass(slots=True)
@@ -79,39 +73,43 @@ def linear_children(module: nn.Module) -> dict[str, nn.Module]:
     return {name: child for name, child in module.named_children() if isinstance(child, nn.Linear)}
 
 
-@dataclass(slots=True)
-class _Mixer:
-    """A module whose parameters are read by replaying it.
+class Replay:
+    """One module whose parameters are read by running it again.
 
-    Attributes:
-        name: Its name in the model.
-        module: The module.
+    Args:
+        model: The model.
+        name: Name of the module.
         sites: Parameter name within the module -> its site.
-        calls: What was recorded.
+        rows: Batch rows N; each holds one example.
     """
 
-    name: str
-    module: nn.Module
-    sites: dict[str, Site]
-    calls: list[_Call] = field(default_factory=list)
+    def __init__(self, model: nn.Module, name: str, sites: Mapping[str, Site], rows: int) -> None:
+        self.name, self.module, self.sites, self.rows = name, model.get_submodule(name), sites, rows
+        self.calls: list[_Call] = []
 
-    def hooks(self) -> list[RemovableHandle]:
-        """Start recording."""
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Run the model in here, forward and backward."""
         handles = [
             self.module.register_forward_pre_hook(self._enter, with_kwargs=True),
             self.module.register_forward_hook(self._leave),
         ]
         for name, child in linear_children(self.module).items():
             handles.append(child.register_forward_hook(self._linear(name), with_kwargs=True))
-        return handles
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self.calls.append(_Call(_detached(args), _detached(kwargs)))
+        if not rehearsing():
+            self.calls.append(_Call(_detached(args), _detached(kwargs)))
 
     def _linear(self, name: str) -> Callable[..., Tensor]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
             call = self.calls[-1] if self.calls else None
-            if call is None or call.over:  # called from outside of the mixer
+            if call is None or call.over or rehearsing():  # called from outside of the mixer
                 return output
             out = output if output.requires_grad else output.detach().requires_grad_(True).clone()
             call.outputs.setdefault(name, []).append(out.detach())
@@ -121,6 +119,8 @@ class _Mixer:
         return hook
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if rehearsing():
+            return
         call = self.calls[-1]
         call.over = True
         if call.cut is None or not call.cut.requires_grad:
@@ -134,22 +134,28 @@ class _Mixer:
         call.cut.register_hook(arrived)
         call.cut = None
 
-    def gradients(self, rows: int) -> dict[str, Tensor]:
-        """Per-example gradients [N, P] of the parameters, by name within the module; none if it had no say."""
-        out: dict[str, Tensor] = {}
-        for call in self.calls:
-            if call.gradient is None or call.norms is None:
-                continue  # its output went unused
-            given = zip(call.gradient.split(1), call.norms, strict=True)
-            each = [self._of_example(call, row, rows, *parts) for row, parts in enumerate(given)]
-            for name in self.sites:
-                values = torch.stack([parts[name] for parts in each])
-                out[name] = out[name] + values if name in out else values
-        return out
+    def factors(self) -> Iterator[tuple[Site, Factors]]:
+        """Factors of every site, if the module had a say: one constant input and one gradient [1, P] per example."""
+        calls = [call for call in self.calls if call.gradient is not None]
+        found = [self._of_call(call) for call in calls]
+        for name, site in self.sites.items():
+            if found:
+                values = torch.stack([each[name] for each in found]).sum(0)
+                wide = values if values.dtype == torch.float64 else values.float()
+                yield site, Factors(wide.new_ones(self.rows, 1, 1), wide[:, None])
+        self.calls.clear()
 
-    def _of_example(self, call: _Call, row: int, rows: int, gradient: Tensor, norm: Tensor) -> dict[str, Tensor]:
+    def _of_call(self, call: _Call) -> dict[str, Tensor]:
+        """Per-example gradients [N, P] of the parameters, by name within the module."""
+        assert call.gradient is not None
+        assert call.norms is not None
+        parts = zip(call.gradient.split(1), call.norms, strict=True)
+        each = [self._of_example(call, row, *part) for row, part in enumerate(parts)]
+        return {name: torch.stack([values[name] for values in each]) for name in self.sites}
+
+    def _of_example(self, call: _Call, row: int, gradient: Tensor, norm: Tensor) -> dict[str, Tensor]:
         leaves = {name: self.module.get_parameter(name).detach().requires_grad_(True) for name in self.sites}
-        reached = self._again(call, leaves, row, rows)
+        reached = self._again(call, leaves, row)
         if not torch.allclose(_norms(reached)[0], norm, rtol=_close(reached.dtype)):
             raise ModelError(
                 f"{self.name} computed something else for an example alone than in its batch, so the gradients of "
@@ -162,9 +168,10 @@ class _Mixer:
             for (name, leaf), grad in zip(leaves.items(), got, strict=True)
         }
 
-    def _again(self, call: _Call, leaves: Mapping[str, Tensor], row: int, rows: int) -> Tensor:
+    def _again(self, call: _Call, leaves: Mapping[str, Tensor], row: int) -> Tensor:
         """What the last linear layer is given when one example runs alone, as a function of the parameters."""
         cell: list[Tensor] = []
+        rows = self.rows
         with torch.enable_grad(), _answered(self.module, call, row, rows, cell):
             functional_call(self.module, dict(leaves), _row(call.args, row, rows), _row(call.kwargs, row, rows))
         return cell[0]  # never empty: the call that was recorded ended in it
@@ -210,126 +217,3 @@ def _answered(module: nn.Module, call: _Call, row: int, rows: int, cell: list[Te
                 child.__dict__.pop("forward", None)
             else:
                 child.__dict__["forward"] = before[name]
-
-
-class Recorder:
-    """Records the mixers of the replayed sites while a loss runs, and replays them afterwards.
-
-    Args:
-        model: The model.
-        sites: All sites; those whose uses say so are replayed.
-    """
-
-    def __init__(self, model: nn.Module, sites: Sequence[Site]) -> None:
-        self.mixers: list[_Mixer] = []
-        by_module: dict[str, dict[str, Site]] = {}
-        for site in sites:
-            for use in site.uses:
-                if use.replayed:
-                    within = site.parameters[0].removeprefix(f"{use.module}.")
-                    by_module.setdefault(use.module, {})[within] = site
-        self.mixers = [_Mixer(name, model.get_submodule(name), named) for name, named in by_module.items()]
-
-    def hooks(self) -> list[RemovableHandle]:
-        """Start recording; the caller removes the hooks."""
-        return [handle for mixer in self.mixers for handle in mixer.hooks()]
-
-    def replay(self, rows: int) -> Iterator[tuple[Site, Factors]]:
-        """Factors of every replayed site, one constant input and one gradient [1, P] per example.
-
-        Args:
-            rows: Batch rows N; each holds one example.
-        """
-        for mixer in reversed(self.mixers):
-            for name, gradients in mixer.gradients(rows).items():
-                wide = gradients.float() if gradients.dtype != torch.float64 else gradients
-                yield mixer.sites[name], Factors(wide.new_ones(rows, 1, 1), wide[:, None])
-            mixer.calls.clear()
-
-
-def candidates(model: nn.Module, taken: frozenset[str]) -> list[Site]:
-    """Parameters that are perhaps read by replaying a module, as elementwise sites.
-
-    They belong to a module with linear children, or to a convolution that is its child; with them go those of its other
-    children without children, a gated norm's, that are not attributed otherwise.
-
-    Args:
-        model: The model.
-        taken: Names of the parameters that are attributed otherwise.
-    """
-    owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
-    out = []
-    for owner, module in model.named_modules():
-        if isinstance(module, _CONTAINERS) or not linear_children(module):
-            continue
-        prefix = f"{owner}." if owner else ""
-        left = {
-            prefix + name: parameter
-            for name, parameter in _own_parameters(module)
-            if prefix + name not in taken and owners[id(parameter)] == 1
-        }
-        if any(_used_directly(module, name.removeprefix(prefix)) for name in left):
-            out += [_site(name, owner, parameter.numel()) for name, parameter in left.items()]
-    return out
-
-
-def _used_directly(module: nn.Module, name: str) -> bool:
-    """Whether a parameter belongs to the module itself, or to a convolution in it."""
-    child = name.rpartition(".")[0]
-    return not child or isinstance(module.get_submodule(child), nn.Conv1d)
-
-
-def _own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters of a module and of its childless children that are no linear layers or embeddings."""
-    yield from module.named_parameters(recurse=False)
-    for name, child in module.named_children():
-        if not isinstance(child, nn.Linear | nn.Embedding) and not any(True for _ in child.children()):
-            yield from child.named_parameters(prefix=name, recurse=False)
-
-
-def _site(name: str, owner: str, size: int) -> Site:
-    short = name.removesuffix(".weight")
-    use = Use(owner, replayed=True)
-    return Site(short, size, 1, False, (use,), None, (name,), group=short, elementwise=True)
-
-
-def agreeing(model: nn.Module, sites: Sequence[Site], losses: Callable[[], Tensor], rows: int) -> list[Site]:
-    """The replayed sites whose gradients, summed over a small batch, are those that autograd finds.
-
-    Args:
-        model: The model, frozen.
-        sites: Candidates.
-        losses: Runs the model on a small batch, with gradients enabled.
-        rows: Its batch rows.
-    """
-    if not sites:
-        return []
-    recorder = Recorder(model, sites)
-    parameters = {site.name: model.get_parameter(site.parameters[0]) for site in sites}
-    handles = recorder.hooks()
-    try:
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
-        found = torch.autograd.grad(losses().sum(), list(parameters.values()), allow_unused=True)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter in parameters.values():
-            parameter.requires_grad_(False)
-    totals = dict(zip(parameters, found, strict=True))
-    return [site for mixer in recorder.mixers for site in _agreeing(mixer, totals, rows)]
-
-
-def _agreeing(mixer: _Mixer, totals: Mapping[str, Tensor | None], rows: int) -> list[Site]:
-    try:
-        got = mixer.gradients(rows)
-    except _FAILURES:
-        return []
-    return [site for name, site in mixer.sites.items() if name in got and _agrees(got[name].sum(0), totals[site.name])]
-
-
-def _agrees(got: Tensor, wanted: Tensor | None) -> bool:
-    if wanted is None:
-        return not got.any()
-    error = (got.double() - wanted.reshape(-1).double()).norm()
-    return bool(error <= _close(got.dtype) * wanted.double().norm())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from whence.errors import ModelError
 from whence.factors import Factors, OneHot, Side
 from whence.interfaces import Coverage, Site, SiteCoverage, Use, Vocabulary
-from whence.model.replay import candidates
+from whence.model.mixers import candidates
 
 __all__ = ["LAYERS", "Layer", "block_of", "coverage", "find_sites", "layer_of", "parameters_of", "use_factors"]
 
@@ -260,7 +260,7 @@ def _stored_transposed(site: Site, model: nn.Module) -> bool:
 def block_of(site: Site, model: nn.Module) -> Tensor:
     """The site's weight, and its bias as last column, as one block [O, I]."""
     weight = model.get_parameter(site.parameters[0]).detach()
-    if site.uses[0].replayed:
+    if not site.by_token:
         return weight.reshape(-1, 1)
     block = weight.T if _stored_transposed(site, model) else weight
     return block if not site.bias else torch.cat([block, model.get_parameter(site.parameters[1]).detach()[:, None]], 1)
@@ -268,7 +268,7 @@ def block_of(site: Site, model: nn.Module) -> Tensor:
 
 def parameters_of(site: Site, model: nn.Module, block: Tensor) -> dict[str, Tensor]:
     """A block [O, I] as the model stores it, by parameter name; the inverse of `block_of`."""
-    if site.uses[0].replayed:
+    if not site.by_token:
         return {site.parameters[0]: block.reshape(model.get_parameter(site.parameters[0]).shape)}
     weight = block[:, :-1] if site.bias else block
     out = {site.parameters[0]: weight.T if _stored_transposed(site, model) else weight}
