@@ -89,7 +89,7 @@ class Attributor:
         started = Path(stored.get("started_in", "")) if stored else Path()
         if stored is not None and asked.get("corpus", {}).get("data"):
             asked["corpus"] = {**asked["corpus"], "data": same_files(asked["corpus"]["data"], stored, started)}
-        if stored is not None and model is not None and data and not self._begun():
+        if stored is not None and model is not None and asked.get("corpus", {}).get("data") and not self._begun():
             stored = None  # all that an attempt left behind is its settings; another may be tried
         merged = merge_settings(stored["config"] if stored else {}, asked)
         if "model" not in merged.get("model", {}) or not merged.get("corpus", {}).get("data"):

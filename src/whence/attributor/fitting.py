@@ -241,7 +241,6 @@ class EigenvalueStep(_FitStep):
             marker["median_relative_standard_error"] = float(np.median(list(errors.values()))) if errors else None
         self._drop_parts()
 
-
     def _prior(self, site: Site) -> SiteCurvature:
         """What the eigenvalues of a stack's rarely used experts are drawn towards; a plain site needs none."""
         if not site.experts or self.name == "diagonal":

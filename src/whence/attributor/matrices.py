@@ -73,7 +73,9 @@ def index_influence(
     encoders = owner.encoders(recipe)
 
     def scores(group: Sequence[EncodedQuery], dense: Dense) -> None:
-        from_index(ask(owner, group), index, encoders, [dense], 1.0 / owner.trained_on, owner.corpus.weights, plain=False)
+        from_index(
+            ask(owner, group), index, encoders, [dense], 1.0 / owner.trained_on, owner.corpus.weights, plain=False
+        )
 
     return _by_group(owner, queries, scores)
 

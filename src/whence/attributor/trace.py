@@ -21,6 +21,7 @@ from whence.attributor.hits import HitMaker, conversation, last_message, query_t
 from whence.attributor.search import Found, Question, ask, from_index, from_model, group_size, search, solved
 from whence.attributor.selection import Selection, select
 from whence.attributor.texts import bm25_of, query_text
+from whence.data import NOTES
 from whence.errors import InputError, QueryError
 from whence.gradients import Recipe, SiteEncoder
 from whence.interfaces import EncodedQuery, Query, RunSummary, Trace, TraceResult
@@ -212,6 +213,7 @@ def summary(owner: "Attributor", recipe: Recipe, index: Index | None, opts: Trac
         windows=corpus.windows,
         tokens=corpus.tokens,
         skipped=sum(corpus.skipped.values()),
+        notes=tuple(f"in {count:,} documents: {NOTES[note]}" for note, count in corpus.notes.items()),
         trained_on=round(owner.trained_on),
         method=recipe.method,
         recipe="none: the model was run over the documents" if index is None else index.folder.name,

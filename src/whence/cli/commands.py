@@ -12,6 +12,7 @@ from whence.errors import InputError, QueryError
 
 if TYPE_CHECKING:
     from whence.attributor import Attributor
+    from whence.data import Corpus
 
 app = typer.Typer(
     name="whence",
@@ -24,6 +25,8 @@ app = typer.Typer(
 
 
 def _corpus_line(owner: "Attributor") -> str:
+    from whence.data import NOTES
+
     corpus = owner.corpus
     skipped = sum(corpus.skipped.values())
     why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(corpus.skipped.items()))
@@ -31,7 +34,17 @@ def _corpus_line(owner: "Attributor") -> str:
         f"Corpus: {corpus.documents:,} documents, {corpus.windows:,} windows, {corpus.tokens:,} tokens"
         + (f"; {skipped:,} row{'s' * (skipped > 1)} skipped ({why})" if skipped else "; no row skipped")
         + (f"; {corpus.duplicate_ids:,} ids occur twice and are kept apart" if corpus.duplicate_ids else "")
+        + (
+            f"; by their weights, {corpus.trained_documents:,.6g} documents were trained on"
+            if _weighted(corpus)
+            else ""
+        )
+        + "".join(f"\n  in {count:,} documents: {NOTES[note]}" for note, count in corpus.notes.items())
     )
+
+
+def _weighted(corpus: "Corpus") -> bool:
+    return any(share.weight != 1.0 for share in corpus.shares)
 
 
 @app.command()
@@ -39,6 +52,7 @@ def fit(
     run: o.RUN = DEFAULT_RUN,
     model: o.MODEL = None,
     data: o.DATA = None,
+    mix: o.MIX = None,
     config: o.CONFIG = None,
     adapter: o.ADAPTER = None,
     revision: o.REVISION = None,
@@ -56,6 +70,7 @@ def fit(
     max_tokens: o.MAX_TOKENS = None,
     text_field: o.TEXT_FIELD = None,
     id_field: o.ID_FIELD = None,
+    attributes: o.ATTRIBUTES = None,
     method: o.METHOD = None,
     sample: o.SAMPLE = None,
     seed: o.SEED = None,
@@ -94,6 +109,7 @@ def index(
     run: o.RUN = DEFAULT_RUN,
     model: o.MODEL = None,
     data: o.DATA = None,
+    mix: o.MIX = None,
     config: o.CONFIG = None,
     device: o.DEVICE = "auto",
     device_map: o.DEVICE_MAP = None,
@@ -199,6 +215,7 @@ def trace(
     ] = None,
     model: o.MODEL = None,
     data: o.DATA = None,
+    mix: o.MIX = None,
     config: o.CONFIG = None,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Proponents and opponents to list, each.")] = 10,
     exact: Annotated[
@@ -208,6 +225,8 @@ def trace(
         Path | None,
         typer.Option(help="Text file of document ids, one a line: score only these, exactly.", show_default=False),
     ] = None,
+    where: o.WHERE = None,
+    by: o.BY = None,
     index_name: Annotated[
         str | None, typer.Option("--index", help="Which index of the run.", show_default=False)
     ] = None,
@@ -233,6 +252,7 @@ def trace(
     context: o.CONTEXT = None,
     text_field: o.TEXT_FIELD = None,
     id_field: o.ID_FIELD = None,
+    attributes: o.ATTRIBUTES = None,
     trained_on: o.TRAINED_ON = None,
     damping: o.DAMPING = None,
     weight_decay: o.WEIGHT_DECAY = None,
@@ -258,7 +278,9 @@ def trace(
         _estimate(owner, owner.recipe())
         if not work(owner, index_steps(owner), None):
             return
-    source = "\n".join([index_name or owner.recipe().name, *(["exact"] if exact else []), *(chosen or ())])
+    source = "\n".join(
+        [index_name or owner.recipe().name, *(["exact"] if exact else []), *(chosen or ()), *(where or ()), *(by or ())]
+    )
     folder = out or owner.run.traces / trace_name(queries, source)
     with progress(console_of(stderr=True)) as report:
         result = owner.trace(
@@ -268,6 +290,8 @@ def trace(
             exact=exact,
             candidates=chosen,
             refine=refine,
+            where=where or (),
+            by=by or (),
             scores_path=folder.with_name(f"{folder.name}-scores.npy") if save_scores else None,
             report=report,
         )

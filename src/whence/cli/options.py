@@ -18,8 +18,8 @@ DATA = Annotated[
     typer.Option(
         "--data",
         "-d",
-        help="Training documents: a file, folder, glob or URL (JSONL, Parquet, CSV, Arrow, text, HF dataset folder). "
-        "Can be repeated.",
+        help="Training documents: a file, folder, glob or URL (JSONL, Parquet, CSV, Arrow, text, Dolma, HF dataset "
+        "folder), or a Hugging Face hub id (org/name:config/split). Can be repeated.",
         show_default=False,
     ),
 ]
@@ -91,6 +91,38 @@ TEXT_FIELD = Annotated[
     str | None, typer.Option(help="Field with a document's text (default: text).", show_default=False)
 ]
 ID_FIELD = Annotated[str | None, typer.Option(help="Field with a document's id (default: id).", show_default=False)]
+MIX = Annotated[
+    Path | None,
+    typer.Option(
+        "--mix",
+        help="File of sources with weights instead of --data: TOML, or OLMo-core's label,path lines.",
+        show_default=False,
+    ),
+]
+ATTRIBUTES = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attributes",
+        help="Folder of Dolma attributes to read as tags; 'none' for none (default: found beside documents/). "
+        "Can be repeated.",
+        show_default=False,
+    ),
+]
+WHERE = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        help="Rank only documents whose tag is so: source=cc, 'created>=2021', 'language=en|de', licence!=mit. "
+        "Can be repeated; all must hold.",
+        show_default=False,
+    ),
+]
+BY = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--by", help="Add up influence by this tag (source, language, created …). Can be repeated.", show_default=False
+    ),
+]
 TRAINED_ON = Annotated[
     int | None,
     typer.Option(help="Documents the model was trained on, if --data is a sample of them.", show_default=False),
@@ -154,6 +186,7 @@ _PLACES = {
     "max_tokens": "corpus.max_tokens",
     "text_field": "corpus.text_field",
     "id_field": "corpus.id_field",
+    "attributes": "corpus.attributes",
     "trained_on": "trained_on",
     "sample": "fit.sample",
     "batch_tokens": "fit.batch_tokens",
@@ -177,6 +210,10 @@ def settings(options: Mapping[str, Any]) -> dict[str, Any]:
             continue
         for place in _BOTH.get(name, (_PLACES[name],) if name in _PLACES else ()):
             _put(out, place, value)
+    if options.get("mix") is not None:
+        if options.get("data"):
+            raise InputError("--mix names the data itself; write it into the mix, or leave --mix or --data out.")
+        out["corpus"] = {**out.get("corpus", {}), **_mix(options["mix"])}
     if options.get("damping") is not None and options.get("weight_decay") is not None:
         raise InputError("--damping and --weight-decay are two ways to set the same thing; give one of them.")
     if options.get("damping") is not None:
@@ -184,6 +221,12 @@ def settings(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("weight_decay") is not None:
         _put(out, "recipe.damping", {"kind": "weight_decay", "value": options["weight_decay"]})
     return out
+
+
+def _mix(path: Path) -> dict[str, Any]:
+    from whence.data import read_mix
+
+    return read_mix(path)
 
 
 def _put(out: dict[str, Any], place: str, value: Any) -> None:

@@ -155,7 +155,7 @@ class Coverage(_Frozen):
 
 
 class RunSummary(_Frozen):
-    """The settings behind a result, as every page shows them."""
+    """The settings behind a result, as every page shows them; `notes` say what was read with a reservation."""
 
     run: str
     model: str
@@ -164,6 +164,7 @@ class RunSummary(_Frozen):
     windows: int
     tokens: int
     skipped: int
+    notes: tuple[str, ...] = ()
     trained_on: int
     method: str
     recipe: str

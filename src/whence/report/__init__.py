@@ -6,6 +6,7 @@ html.py             the page: its frame and each query's section
 cards.py            a hit; what BM25 would have named
 tokens.py           shaded tokens
 figures.py          bars, site profiles, rank against rank
+breakdowns.py       influence added up by tag
 about.py            certificate, coverage, settings
 facts.py            what can be said about a trace, rendered nowhere
 

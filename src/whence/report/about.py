@@ -74,6 +74,7 @@ def _settings(summary: RunSummary) -> Html:
             f"{count(summary.documents)} in {count(summary.windows)} windows, {count(summary.tokens)} tokens",
         ),
         ("Skipped", f"{count(summary.skipped)} rows could not be used (listed with reasons in the run folder)"),
+        *[("Note", note) for note in summary.notes],
         ("n, documents trained on", count(summary.trained_on)),
         ("Method", summary.method),
         ("Codes", f"{summary.recipe}, {compact(summary.bytes_per_document)} bytes per document"),

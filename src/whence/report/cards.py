@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from whence.interfaces import Hit, Trace
-from whence.report.facts import influence_rank_words, rank_words, z_score
+from whence.report.facts import identity, influence_rank_words, rank_words, z_score
 from whence.report.figures import bar, profile
 from whence.report.markup import Html, join, tag
 from whence.report.text import MISSING, count, nats, number, scale, shorten, strongest_span
@@ -57,17 +57,21 @@ def _header(trace: Trace, hit: Hit, largest: float) -> Html:
 def _identity(hit: Hit) -> Html:
     chips = [
         tag("span", tag("span", shorten(name, 40)), " ", shorten(value, 60), cls="chip")
-        for name, value in hit.metadata.items()
+        for name, value in _tags(hit).items()
     ]
     return tag(
         "div",
-        tag("b", shorten(hit.id, 120, "both"), cls="id", dir="auto"),
+        tag("b", shorten(identity(hit), 120, "both"), cls="id", dir="auto"),
         _source(hit),
         tag("span", f"{count(hit.length)} tokens", cls="source"),
         tag("code", hit.hash[:8], title=f"content hash {hit.hash}"),
         *chips,
         cls="identity",
     )
+
+
+def _tags(hit: Hit) -> dict[str, str]:
+    return {**hit.metadata, **({} if hit.weight == 1 else {"trained on": f"×{number(hit.weight)}"})}
 
 
 def _source(hit: Hit) -> Html:
@@ -188,7 +192,7 @@ def bm25_table(trace: Trace, key: str) -> Html:
 def _bm25_row(trace: Trace, hit: Hit, place: int, key: str) -> Html:
     rank = hit.bm25_rank if hit.bm25_rank is not None else place
     words = influence_rank_words(trace, hit)
-    name: str = tag("b", shorten(hit.id, 80, "both"), cls="id", dir="auto")
+    name: str = tag("b", shorten(identity(hit), 80, "both"), cls="id", dir="auto")
     target = _anchor(trace, hit, key)
     if target:
         name = tag("a", name, href=f"#{target}")

@@ -14,6 +14,7 @@ __all__ = [
     "SiteGrid",
     "bm25_sentence",
     "gaps",
+    "identity",
     "influence_rank",
     "influence_rank_words",
     "overlap",
@@ -30,6 +31,12 @@ EFFECT = (
     "BM25 ranks documents by the words they share with the query: presence. "
     "Influence estimates how much each one changed the probability of the answer: effect."
 )
+
+
+def identity(hit: Hit) -> str:
+    """What a document is known by: its id, which is unique only within the source that its row names, if any."""
+    source = hit.metadata.get("source")
+    return f"{source}: {hit.id}" if source else hit.id
 
 
 def influence_rank(trace: Trace, hit: Hit) -> int | None:

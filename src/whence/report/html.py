@@ -6,6 +6,7 @@ a section comes from cards.py (hits), figures.py (drawings) and about.py (settin
 
 from whence.interfaces import RunSummary, Trace, TraceResult
 from whence.report.about import about, certificate
+from whence.report.breakdowns import breakdowns, scored_words
 from whence.report.cards import bm25_table, cards
 from whence.report.facts import EFFECT, bm25_sentence
 from whence.report.figures import scatter
@@ -117,6 +118,7 @@ def _section(trace: Trace, number_: int) -> Html:
             cls="columns",
         ),
         _bm25(trace, key),
+        breakdowns(trace),
         id=key,
         cls="trace",
         aria_label=f"Answer {number_ + 1}",
@@ -161,13 +163,17 @@ def _loss(trace: Trace) -> list[str]:
 
 def _statistics(trace: Trace) -> Html:
     facts = [
-        ("Documents scored", count(trace.scored)),
+        ("Documents scored", _scored(trace)),
         ("Mean influence", f"{nats(trace.mean)} nats"),
         ("Standard deviation", f"{number(trace.std)} nats"),
         ("Sum of listed support", f"{nats(sum(hit.influence for hit in trace.proponents))} nats"),
         ("Sum of listed opposition", f"{nats(sum(hit.influence for hit in trace.opponents))} nats"),
     ]
     return tag("dl", *[tag("div", tag("dt", name), tag("dd", value)) for name, value in facts], cls="stats")
+
+
+def _scored(trace: Trace) -> str:
+    return scored_words(trace).replace(" documents scored", "") if trace.where else count(trace.scored)
 
 
 def _ranking(trace: Trace, key: str, side: str, title: str, empty: str) -> Html:

@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from whence.interfaces import Hit, RunSummary, Token, Trace, TraceResult
+from whence.report.breakdowns import HEADS, MEANING, cells, scored_words
 from whence.report.console import line, overflow, say
-from whence.report.facts import bm25_sentence, gaps, influence_rank_words, rank_words
+from whence.report.facts import bm25_sentence, gaps, identity, influence_rank_words, rank_words
 from whence.report.text import (
     LEVELS,
     compact,
@@ -65,11 +66,29 @@ def _show_trace(trace: Trace, console: Console, limit: int) -> None:
         line(console, f"loss {number(trace.loss)} nats")
     line(
         console,
-        f"{count(trace.scored)} documents scored, influence {nats(trace.mean)} mean, {number(trace.std)} std (nats)",
+        f"{scored_words(trace)}, influence {nats(trace.mean)} mean, {number(trace.std)} std (nats)",
     )
     _table("Proponents: documents that support the answer", trace, trace.proponents, console, limit)
     _table("Opponents: documents that oppose it", trace, trace.opponents, console, limit)
     _bm25(trace, console)
+    _breakdowns(trace, console)
+
+
+def _breakdowns(trace: Trace, console: Console) -> None:
+    """Influence by tag; a group a line, or two where the console is narrow."""
+    for found in trace.breakdowns:
+        console.print()
+        line(console, (f"Influence by {shorten(one_line(found.by), 60)}", "bold"))
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+        table.add_column(Text(say(console, shorten(one_line(found.by), 20))), overflow="fold")
+        for name in HEADS:
+            table.add_column(name, justify="right")
+        for group in found.groups:
+            label = Text(say(console, shorten(one_line(group.name), 40, "end")))
+            table.add_row(label, *(Text(say(console, cell)) for cell in cells(group)))
+        console.print(table)
+    if trace.breakdowns:
+        line(console, (MEANING, "dim"))
 
 
 def _table(title: str, trace: Trace, hits: Sequence[Hit], console: Console, limit: int) -> None:
@@ -117,7 +136,7 @@ def _blocks(rows: Sequence[Sequence[str]], hits: Sequence[Hit], console: Console
 def _document(hit: Hit, console: Console, width: int) -> Text:
     """Identity on the first line, the telling words on the second."""
     place = f"{shorten(one_line(hit.source), max(width // 2, 12), 'end')}:{hit.row}"
-    name = shorten(one_line(hit.id), max(width - len(place) - 2, 12))
+    name = shorten(one_line(identity(hit)), max(width - len(place) - 2, 12))
     text = Text.assemble((say(console, place), "dim"), "  ", (say(console, name), "bold"))
     if hit.tokens:
         text.append("\n").append_text(_snippet(hit.tokens, console, width))
@@ -160,7 +179,15 @@ def _bm25(trace: Trace, console: Console) -> None:
         rank = hit.bm25_rank if hit.bm25_rank is not None else place
         where = f"{shorten(one_line(hit.source), 40, 'end')}:{hit.row}"
         told = f"influence {nats(hit.influence)} nats, rank {influence_rank_words(trace, hit)}"
-        line(console, f"  {count(rank)}. ", (shorten(one_line(hit.id), 50), "bold"), "  ", (where, "dim"), "  ", told)
+        line(
+            console,
+            f"  {count(rank)}. ",
+            (shorten(one_line(identity(hit)), 50), "bold"),
+            "  ",
+            (where, "dim"),
+            "  ",
+            told,
+        )
     line(console, bm25_sentence(trace))
 
 
@@ -178,6 +205,8 @@ def _show_summary(summary: RunSummary, console: Console) -> None:
         f"documents ({count(summary.skipped)} skipped); trained on {count(summary.trained_on)}"
     )
     line(console, one_line(settings))
+    for note in summary.notes:
+        line(console, one_line(note))
     line(console, ("influence > 0 supports the answer; nats: predicted drop of log p without that document", "dim"))
 
 
