@@ -1,4 +1,6 @@
-"""Parameters that a mixer uses in its own forward: replayed gradients are autograd's, and nothing is left behind."""
+"""Parameters that a mixer uses in its own forward: both ways to read them give autograd's gradients."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from whence.data import batch_from_sequences
 from whence.errors import ModelError
 from whence.gradients import Runner, gradient_blocks, language_examples, token_scores
 from whence.model import Capture, as_loaded, coverage, find_sites, probe_sites
-from zoo import ZOO
+from whence.model.checkpointing import checkpoint_blocks
+from zoo import ZOO, truly_float64
 
 MIXED = ["nemotron_h", "nemotron3", "olmo_hybrid", "qwen3_next"]
 SMALL = {
@@ -31,6 +34,74 @@ def test_the_small_parameters_of_mixers_are_sites(name):
         if not site.by_token:
             assert site.elementwise
             assert site.shape == (model.get_parameter(site.parameters[0]).numel(), 1)
+
+
+def read(site, way):
+    return replace(site, uses=(replace(site.uses[0], way=way),))
+
+
+@pytest.mark.parametrize("way", ["copies", "replay"])
+@pytest.mark.parametrize("name", ["nemotron_h", "olmo_hybrid", "qwen3_next"])
+def test_both_ways_give_the_gradients_of_autograd(name, way):
+    with truly_float64():
+        model = ZOO[name](torch.float64)
+        wanted = truth(model)
+        loaded = as_loaded(model)
+        sites = [s for s in find_sites(model) if not s.by_token]
+        sites = [
+            read(site, way)
+            for site in sites
+            if site.parameters[0].rpartition(".mixer.")[2].rpartition(".linear_attn.")[2] in SMALL[name]
+        ]
+        assert len(sites) >= len(SMALL[name])
+        for side in ("right", "left"):
+            got, _ = found(model, loaded, Runner(model, sites), side=side)
+            for parameter, gradient in got.items():
+                assert relative(gradient, wanted[parameter]) < 1e-9, (side, parameter)
+
+
+def test_mamba_is_read_from_copies_and_attention_by_replay():
+    for name, way in (("nemotron_h", "copies"), ("gpt_oss", "replay")):
+        _, runner = runner_of(ZOO[name](torch.float32))
+        assert {site.uses[0].way for site in runner.sites if not site.by_token} == {way}
+
+
+def test_checkpointing_changes_nothing():
+    for name in ("nemotron_h", "gpt_oss"):
+        model = ZOO[name](torch.float32)
+        loaded, runner = runner_of(model)
+        plain, _ = found(model, loaded, runner)
+        assert checkpoint_blocks(model)
+        _, again = runner_of(model)
+        assert [site.uses for site in again.sites] == [site.uses for site in runner.sites]
+        for parameter, gradient in found(model, loaded, again)[0].items():
+            assert relative(gradient, plain[parameter]) < 1e-6, parameter
+
+
+class Convolved(nn.Module):
+    """A convolution that is called as a layer, with groups, a stride and a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.out = nn.Linear(4, 6), nn.Linear(4, 3)
+        self.conv = nn.Conv1d(6, 4, 3, stride=2, padding=1, groups=2)
+
+    def forward(self, x):
+        return self.out(self.conv(self.into(x).mT).mT)
+
+
+@pytest.mark.parametrize("way", ["copies", "replay"])
+def test_any_convolution_between_linear_layers(way):
+    model = shake(Convolved())
+    x = torch.randn(3, 7, 4, dtype=torch.float64)
+    losses = lambda: model(x).square().sum((1, 2))  # noqa: E731
+    sites = [read(site, way) for site in probed(model, losses, 3) if not site.by_token]
+    assert [site.name for site in sites] == ["conv", "conv.bias"]
+    wanted = gradients(model, [lambda i=i: model(x[i : i + 1]).square().sum() for i in range(3)])
+    blocks = {}
+    Capture(model, sites).run(losses, 3, lambda site, uses: blocks.update({site.name: uses[0].blocks()}))
+    for site in sites:
+        assert relative(blocks[site.name].flatten(1), wanted[site.parameters[0]].flatten(1)) < 1e-12
 
 
 @pytest.mark.parametrize("name", MIXED)
@@ -62,7 +133,7 @@ def test_the_model_is_as_it_was(name):
         assert "forward" not in module.__dict__
 
 
-def test_one_replayed_site_alone():
+def test_one_such_site_alone():
     model = ZOO["nemotron_h"](torch.float32)
     wanted = truth(model)
     loaded = as_loaded(model)
@@ -73,7 +144,7 @@ def test_one_replayed_site_alone():
     assert relative(got[site.parameters[0]], wanted[site.parameters[0]]) < 1e-5
 
 
-def test_patterns_reach_replayed_sites():
+def test_patterns_reach_sites_without_a_layer():
     model = ZOO["nemotron_h"](torch.float32)
     assert [site.name for site in find_sites(model, ["*.A_log", "*.conv1d"])] == [
         "model.layers.0.mixer.A_log", "model.layers.0.mixer.conv1d",
@@ -159,7 +230,7 @@ def test_a_mixer_that_looks_at_batch_mates_is_refused():
         Capture(model, find_sites(model)).run(losses, 3, lambda site, uses: None)
 
 
-def test_token_shares_of_a_replayed_site_are_spread_over_the_tokens_that_count():
+def test_token_shares_without_a_layer_are_spread_over_the_tokens_that_count():
     model = ZOO["nemotron_h"](torch.float32)
     loaded, runner = runner_of(model)
     examples = language_examples(batch_from_sequences(sequences()), loaded)
@@ -174,7 +245,7 @@ def test_token_shares_of_a_replayed_site_are_spread_over_the_tokens_that_count()
     assert not scores.tokens[:, ~examples.inputs.reaches.numpy()].any()
 
 
-def test_replayed_sites_and_packed_rows_do_not_go_together():
+def test_sites_without_a_layer_and_packed_rows_do_not_go_together():
     model = ZOO["nemotron_h"](torch.float32)
     loaded, runner = runner_of(model)
     examples = language_examples(batch_from_sequences(sequences(), pack=30), loaded)

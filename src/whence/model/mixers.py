@@ -141,14 +141,17 @@ def _read(site: Site, way: Way) -> Site:
 def _totals(model: nn.Module, sites: Sequence[Site], losses: Callable[[], Tensor]) -> dict[str, Tensor | None]:
     """Gradients of the summed loss by site name, by autograd; None where a parameter has no say."""
     parameters = [model.get_parameter(site.parameters[0]) for site in sites]
+    before = [parameter.grad for parameter in parameters]
     try:
         for parameter in parameters:
             parameter.requires_grad_(True)
-        found = torch.autograd.grad(losses().sum(), parameters, allow_unused=True)
+            parameter.grad = None
+        losses().sum().backward()  # not autograd.grad, which does not see into a checkpointed block
+        return {site.name: parameter.grad for site, parameter in zip(sites, parameters, strict=True)}
     finally:
-        for parameter in parameters:
+        for parameter, grad in zip(parameters, before, strict=True):
             parameter.requires_grad_(False)
-    return {site.name: total for site, total in zip(sites, found, strict=True)}
+            parameter.grad = grad
 
 
 def _agreeing(
