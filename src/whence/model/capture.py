@@ -214,6 +214,7 @@ def probe_sites(
 
         return hook
 
+    sites = [site for site in sites if not any(parallel.unreadable(model, use.module) for use in site.uses)]
     try:
         for site in sites:
             for use in (use for use in site.uses if use.way == "layer"):

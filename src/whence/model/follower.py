@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from whence.errors import WhenceError
 from whence.factors import AnyFactors
 from whence.interfaces import Site
 from whence.model.capture import Capture, frozen
 from whence.model.devices import Placement
 from whence.model.load import LoadedModel
-from whence.model.parallel import receive, release
+from whence.model.parallel import ranks, receive, release
 from whence.model.sites import find_sites
 
 __all__ = ["follow"]
@@ -37,8 +38,7 @@ def follow(load: Callable[..., LoadedModel]) -> None:
             release()
             continue
         if header["do"] == "load":
-            settings = header["settings"]
-            loaded = load(**{**settings, "placement": Placement(**settings["placement"])})
+            loaded = _load(load, header["settings"])
             continue
         assert loaded is not None, "the leader loads a model before it calls it"
         if header["grad"] and header["reads"]:
@@ -46,6 +46,14 @@ def follow(load: Callable[..., LoadedModel]) -> None:
         else:
             with frozen(loaded.model), torch.no_grad():
                 loaded.model(**header["arguments"], **tensors)
+
+
+def _load(load: Callable[..., LoadedModel], settings: Mapping[str, Any]) -> LoadedModel:
+    try:
+        return load(**{**settings, "placement": Placement(**settings["placement"])})
+    except WhenceError as error:
+        rank, size = ranks()
+        raise type(error)(f"in process {rank} of {size}: {error}") from error
 
 
 class _ToldGradient(torch.autograd.Function):

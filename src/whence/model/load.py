@@ -33,6 +33,8 @@ __all__ = [
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _CHUNK = 1 << 24
+_GIVE = "Give a directory made by save_pretrained, or the id of a causal language model on the hub."
+_ANY_MODEL = "This model has no tensor-parallel plan; --parallel fsdp shares any model."
 _SEGMENTED = {"full_attention", "moe", "mlp"}  # kinds of layers in which a mask, or nothing, keeps tokens apart
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
@@ -153,7 +155,7 @@ def _pretrained(reference: str, **settings: Any) -> Any:
         absent = "" if Path(reference).is_dir() else " No such directory is here, so it was taken for a hub id."
         raise ModelError(
             f"could not load a causal language model from {reference!r}: {_first_line(error)}{absent} "
-            "Give a directory made by save_pretrained, or the id of a causal language model on the hub."
+            + (_ANY_MODEL if "tp_plan" in str(error) else _GIVE)
         ) from error
 
 

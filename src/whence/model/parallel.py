@@ -9,6 +9,7 @@ A message is a header in JSON and the tensors that it names.
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,11 +31,13 @@ __all__ = [
     "join_team",
     "lead",
     "leads",
+    "ranks",
     "receive",
     "refuse_more_models",
     "release",
     "send",
     "size",
+    "unreadable",
     "whole",
     "whole_sides",
 ]
@@ -266,6 +269,26 @@ def whole(part: Tensor, size: int) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(_team.size)]
     dist.all_gather(parts, padded)
     return torch.cat(parts, -1)[..., :size]
+
+
+_WHOLE = ("colwise", "rowwise", "embedding", "replicate")
+"""Beginnings of those of transformers' tensor-parallel styles that leave linear layers and embeddings readable."""
+
+
+def unreadable(model: nn.Module, module: str) -> str:
+    """Why a module's weights cannot be read where a tensor-parallel plan splits it; empty if they can.
+
+    Args:
+        model: The model.
+        module: Name of the module in it.
+    """
+    if _team is None or getattr(model, "tp_size", None) in (None, 1):
+        return ""
+    general = re.sub(r"\.\d+(?=\.|$)", ".*", module)
+    plan: Mapping[str, str] = getattr(model, "tp_plan", None) or {}
+    styles = [style for name, style in plan.items() if name == general or name.startswith(f"{general}.")]
+    wrong = [style for style in styles if not style.startswith(_WHOLE)]
+    return f"split between processes as {wrong[0]}, which is not read; --parallel fsdp reads all" if wrong else ""
 
 
 def whole_sides(module: nn.Module, inputs: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from whence.errors import ModelError
 from whence.factors import Factors, OneHot, Side
 from whence.interfaces import Coverage, Site, SiteCoverage, Use, Vocabulary
+from whence.model import parallel
 from whence.model.mixers import candidates
 
 __all__ = ["LAYERS", "Layer", "block_of", "coverage", "find_sites", "layer_of", "parameters_of", "use_factors"]
@@ -248,6 +249,9 @@ def _why_not(
     name = next(name for name, each in model.named_parameters() if each is parameter).rpartition(".")[0]
     if patterns and not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
         return "left out by --sites"
+    split = parallel.unreadable(model, name)
+    if split:
+        return split
     return "its module was not called on one row per token"
 
 
