@@ -35,7 +35,7 @@ _NEMOTRON_H = {
 }  # fmt: skip
 _MIXERS = ["linear_attention", "full_attention", "mlp", "moe"]
 
-_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("Olmo2Config", _LLAMA),
     "olmo3": ("Olmo3Config", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 4}),
     "olmo_hybrid": ("OlmoHybridConfig", {**_LLAMA, **_DELTA, "linear_num_value_heads": 2}),
@@ -105,7 +105,7 @@ def build(name: str, dtype: torch.dtype = torch.float32, **changes: Any) -> nn.M
     """A tiny model of one class; `changes` override its configuration."""
     import transformers as hf
 
-    kind, settings = _SETTINGS[name]
+    kind, settings = SETTINGS[name]
     config = getattr(hf, kind)(**{**settings, **changes})
     experts = {"experts_implementation": "eager"} if dtype == torch.float64 else {}  # torch groups no float64 products
     torch.manual_seed(0)
@@ -113,7 +113,7 @@ def build(name: str, dtype: torch.dtype = torch.float32, **changes: Any) -> nn.M
 
 
 ZOO: dict[str, Callable[[torch.dtype], nn.Module]] = {
-    name: lambda dtype=torch.float32, name=name: build(name, dtype) for name in _SETTINGS
+    name: lambda dtype=torch.float32, name=name: build(name, dtype) for name in SETTINGS
 }
 
 
