@@ -8,14 +8,28 @@ from torch import nn
 
 from conftest import shake
 from oracle import gradients, relative
+from test_codes import Share
 from test_zoo_gradients import found, runner_of, sequences, truth
+from whence.curvature import Covariances, fit_kfac, with_eigenvalues
 from whence.data import batch_from_sequences
 from whence.errors import ModelError
-from whence.gradients import Runner, gradient_blocks, language_examples, token_scores
+from whence.gradients import (
+    Recipe,
+    Runner,
+    add_covariances,
+    add_eigenvalue_squares,
+    build_encoders,
+    encode_documents,
+    gradient_blocks,
+    language_examples,
+    token_scores,
+)
 from whence.model import Capture, as_loaded, coverage, find_sites, probe_sites
 from whence.model.checkpointing import checkpoint_blocks
+from whence.scoring import window_scores
 from zoo import ZOO, truly_float64
 
+RECIPE = Recipe(bits=16)
 MIXED = ["nemotron_h", "nemotron3", "olmo_hybrid", "qwen3_next"]
 SMALL = {
     "nemotron_h": {"A_log", "D", "dt_bias", "conv1d.weight", "conv1d.bias"},
@@ -251,3 +265,30 @@ def test_sites_without_a_layer_and_packed_rows_do_not_go_together():
     examples = language_examples(batch_from_sequences(sequences(), pack=30), loaded)
     with pytest.raises(ModelError, match=r"packed"):
         gradient_blocks(runner, examples)
+
+
+def test_curvature_and_codes_of_sites_without_a_layer():
+    model = ZOO["nemotron_h"](torch.float32)
+    loaded, whole = runner_of(model)
+    sites = [site for site in whole.sites if not site.by_token]
+    runner = Runner(model, sites)
+    documents = language_examples(batch_from_sequences(sequences()), loaded)
+    sums = Covariances(sites, 10**6, documents=3)
+    add_covariances(runner, documents, sums, 0, "full")
+    shared, squares = {}, {}
+    bases = {site.name: fit_kfac(site, sums, shared) for site in sites}
+    add_eigenvalue_squares(runner, documents, bases, squares, 0, "full")
+    blocks, _ = gradient_blocks(runner, documents)
+    curvatures = {name: with_eigenvalues(basis, squares[name], 3) for name, basis in bases.items()}
+    encoders = build_encoders(sites, curvatures, dict.fromkeys(blocks, 0.1), RECIPE, torch.device("cpu"), torch.float32)
+    codes, scales, _ = encode_documents(runner, documents, encoders, RECIPE.layout(sites), "full")
+    for name, curvature in curvatures.items():
+        assert curvature.outputs is None, "only the diagonal is kept"
+        assert curvature.eigenvalues.shape == blocks[name].shape[1:]
+    vectors = {name: encoders[name].query(block).numpy() for name, block in blocks.items()}
+    share = Share(codes, scales, 3)
+    scores = window_scores(share, RECIPE.layout(sites), vectors, slice(None), per_site=True)
+    for number, (name, curvature) in enumerate(curvatures.items()):
+        flat = blocks[name].flatten(1)
+        wanted = flat @ (flat / (curvature.eigenvalues.flatten().float() + 0.1)).T
+        assert relative(torch.from_numpy(scores[number]), wanted) < 2e-3, name
