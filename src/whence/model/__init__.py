@@ -4,7 +4,9 @@ load.py        a Hugging Face model, its fingerprint; batches onto its device
 adapters.py    PEFT adapters on it
 devices.py     where a model runs: one device, several, several processes
 parallel.py    one model across the processes of torchrun: the first leads
+sharding.py    slices of parameters where transformers cannot make them
 follower.py    what the others do
+blocks.py      the transformer blocks of a model
 checkpointing.py  blocks that are run again in the backward pass
 sites.py       which weights are attributed, their orientation; the coverage report
 objectives.py  the summed losses that are differentiated

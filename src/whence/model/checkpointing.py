@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from whence.errors import ModelError
+from whence.model.blocks import blocks_of
 
 __all__ = ["checkpoint_blocks", "rehearsing", "repeating"]
 
@@ -52,9 +53,7 @@ def checkpoint_blocks(model: nn.Module) -> int:
     Raises:
         ModelError: The model has no blocks that transformers can checkpoint.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    blocks = blocks_of(model)
     if not blocks:
         raise ModelError(
             f"{type(model).__name__} has no blocks that can be run again in the backward pass; leave --checkpointing "

@@ -19,6 +19,7 @@ from whence.model.adapters import load_adapters
 from whence.model.checkpointing import checkpoint_blocks
 from whence.model.devices import Placement, home_of, homes_of, is_spread, placing, resolve_device
 from whence.model.objectives import LanguageInputs
+from whence.model.sharding import shard, sliced_well
 
 __all__ = [
     "LoadedModel",
@@ -118,13 +119,10 @@ def load_model(
         parallel.send({"do": "load", "settings": {"reference": reference, **asked, "placement": asdict(placement)}})
     where = parallel.device() or resolve_device(device)
     _check_directory(reference, "model")
-    model = _pretrained(
-        reference,
-        revision=revision,
-        dtype=_dtype(dtype, where),
-        attn_implementation=attention,
-        **placing(placement, bool(adapters)),
-    )
+    how = {"revision": revision, "dtype": _dtype(dtype, where), "attn_implementation": attention}
+    model = _pretrained(reference, **how, **placing(placement, bool(adapters)))
+    if parallel.size() > 1 and placement.parallel != "tensor" and not sliced_well(model):
+        model = shard(_pretrained(reference, **how), where, parallel.size())
     trained = None
     fingerprint: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
     if not parallel.follows():

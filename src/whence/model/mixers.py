@@ -21,7 +21,7 @@ from whence.model import parallel
 from whence.model.copies import Copies
 from whence.model.replay import Replay, linear_children
 
-__all__ = ["Mixers", "agreeing", "candidates"]
+__all__ = ["Mixers", "agreeing", "candidates", "refusal"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _FAILURES = (ModelError, RuntimeError, TypeError, ValueError, LookupError, AttributeError, NotImplementedError)
@@ -49,7 +49,7 @@ def candidates(model: nn.Module, taken: frozenset[str]) -> list[Site]:
         left = {
             prefix + name: parameter
             for name, parameter in _own_parameters(module)
-            if prefix + name not in taken and owners[id(parameter)] == 1
+            if prefix + name not in taken and owners[id(parameter)] == 1 and parameter.is_floating_point()
         }
         if any(_used_directly(module, name.removeprefix(prefix)) for name in left):
             out += [_site(name, owner, parameter.numel()) for name, parameter in left.items()]
@@ -132,6 +132,13 @@ def agreeing(model: nn.Module, sites: Sequence[Site], losses: Callable[[], Tenso
     left = [site for site in sites if site.name not in found]
     found |= _agreeing(model, left, losses, rows, totals)
     return [found[site.name] for site in sites if site.name in found]
+
+
+def refusal(kind: str) -> str:
+    """Why a candidate of a module of some class is not attributed."""
+    if parallel.leads():
+        return f"{kind} uses it without a layer, which is not read where the processes of torchrun share a model"
+    return f"{kind} uses it without a layer, in a way that neither copies nor a second run can tell apart by example"
 
 
 def _read(site: Site, way: Way) -> Site:

@@ -15,7 +15,7 @@ from whence.errors import ModelError
 from whence.factors import Factors, OneHot, Side
 from whence.interfaces import Coverage, Site, SiteCoverage, Use, Vocabulary
 from whence.model import parallel
-from whence.model.mixers import candidates
+from whence.model.mixers import candidates, refusal
 
 __all__ = ["LAYERS", "Layer", "block_of", "coverage", "find_sites", "layer_of", "parameters_of", "use_factors"]
 
@@ -215,6 +215,7 @@ def coverage(
         for parameter in module.parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(module)
     weights = {site.parameters[0] for site in sites}
+    without_layer = {name: site.name for site in candidates(model, frozenset(covered)) for name in site.parameters}
     lines = []
     for name, parameter in model.named_parameters(remove_duplicate=True):
         if trained is not None and name not in trained:
@@ -223,7 +224,10 @@ def coverage(
         if name in covered:
             lines.append(SiteCoverage(name=name, parameters=parameter.numel(), attributed=True, kind=kind))
             continue
-        reason = _why_not(parameter, owners[id(parameter)], weights, model, patterns)
+        if name in without_layer:
+            reason = _left_out(without_layer[name], patterns) or refusal(kind)
+        else:
+            reason = _why_not(parameter, owners[id(parameter)], weights, model, patterns)
         lines.append(SiteCoverage(name=name, parameters=parameter.numel(), attributed=False, kind=kind, reason=reason))
     return Coverage(
         parameters=sum(line.parameters for line in lines),
@@ -247,12 +251,17 @@ def _why_not(
     if any(owner.weight is not parameter and id(owner.weight) in read for owner in owners):
         return "its weight acts through several layers, which do not share one bias"
     name = next(name for name, each in model.named_parameters() if each is parameter).rpartition(".")[0]
-    if patterns and not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
-        return "left out by --sites"
+    if left_out := _left_out(name, patterns):
+        return left_out
     split = parallel.unreadable(model, name)
     if split:
         return split
     return "its module was not called on one row per token"
+
+
+def _left_out(name: str, patterns: Sequence[str]) -> str:
+    chosen = not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    return "" if chosen else "left out by --sites"
 
 
 def _stored_transposed(site: Site, model: nn.Module) -> bool:
