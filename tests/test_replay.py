@@ -204,7 +204,16 @@ def test_a_parameter_with_another_way_to_the_loss_is_not_attributed():
     assert [site.name for site in sites] == ["into", "middle", "out", "decay"], "what agrees with autograd, alone"
     missing = [line for line in coverage(model, sites).sites if not line.attributed]
     assert [line.name for line in missing] == ["gain"]
-    assert "Gated" in missing[0].reason
+    assert missing[0].reason.startswith("Gated uses it without a layer")
+
+
+def test_what_is_left_out_on_purpose_is_said_so():
+    model = ZOO["nemotron_h"](torch.float32)
+    sites = probed(model, lambda: model(input_ids=torch.ones(2, 4, dtype=torch.long)).logits.sum((1, 2)), 2)
+    chosen = [site for site in sites if site.name.endswith("_proj")]
+    lines = coverage(model, chosen, patterns=["*_proj"]).sites
+    reasons = {line.reason for line in lines if line.name.endswith(("A_log", "conv1d.bias"))}
+    assert reasons == {"left out by --sites"}
 
 
 def test_hooks_and_forwards_are_put_back_on_an_error():
