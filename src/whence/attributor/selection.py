@@ -151,7 +151,7 @@ def _number(value: str | None) -> float:
 def _ranges(values: Sequence[str | None], counts: NDArray[np.int64]) -> list[str]:
     """Names of ranges with about as many documents each, for every value."""
     numbers = np.array([_number(value) for value in values])
-    real = np.isfinite(numbers)
+    real = np.isfinite(numbers) & (counts > 0)
     order = np.argsort(numbers[real])
     steps = np.cumsum(counts[real][order]) / counts[real].sum()
     cuts = np.unique([numbers[real][order][np.searchsorted(steps, i / _RANGES)] for i in range(1, _RANGES)])
@@ -161,13 +161,15 @@ def _ranges(values: Sequence[str | None], counts: NDArray[np.int64]) -> list[str
     return [names[place] if fine else NONE for place, fine in zip(places.tolist(), real.tolist(), strict=True)]
 
 
-def _names(by: str, values: _Values) -> list[str]:
+def _names(by: str, values: _Values, chosen: NDArray[np.bool_] | None) -> list[str]:
     """The group of each value: a year for dates, a range for many numbers, else what it says."""
-    given = [value for value in values.numbers if value is not None]
+    of = values.of if chosen is None else values.of[chosen]
+    counts = np.bincount(of, minlength=len(values.numbers))
+    given = [value for value, count in zip(values.numbers, counts, strict=True) if value is not None and count]
     if is_date(by, given):
         return [NONE if value is None else date_of(by, value)[:4] or NONE for value in values.numbers]
     if len(given) > _PLAIN_NUMBERS and sum(np.isfinite(_number(value)) for value in given) >= 0.9 * len(given):
-        return _ranges(list(values.numbers), np.bincount(values.of, minlength=len(values.numbers)))
+        return _ranges(list(values.numbers), counts)
     return [NONE if value is None else " + ".join(members(value)) for value in values.numbers]
 
 
@@ -178,7 +180,7 @@ def _grouping(
     weights: NDArray[np.float64],
     tokens: NDArray[np.int64],
 ) -> Grouping:
-    named = _names(by, values)
+    named = _names(by, values, chosen)
     places = {name: place for place, name in enumerate(sorted(set(named)))}
     if len(places) > _MOST_GROUPS:
         raise InputError(

@@ -28,6 +28,8 @@ FORMATS = (
     "text formats may be compressed (.gz .zst .bz2)"
 )
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
+_DOLMA = re.compile(r"/(documents|attributes)/")
+_OBJECT = re.compile(rb'(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*"')
 _CHUNK = 2**20
 _SAMPLE = 2**16  # bytes
 _ABOUT_DATA = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")
@@ -95,18 +97,18 @@ def decompressed(handle: Any, head: bytes) -> Any:
 def begins_like_rows(filesystem: Any, path: str) -> bool:
     """Whether a file whose name tells no format begins like JSON lines, decompressed if need be.
 
-    Names tell nothing if they have no suffix, compression aside, or lie in a Dolma ``documents`` folder, where all
-    files are JSON lines however they are called.
+    Names tell nothing if they have no suffix, compression aside, or lie in Dolma's ``documents`` or ``attributes``,
+    where all files are JSON lines however they are called.
     """
     suffix = suffix_of(path)
-    if suffix in STRUCTURED or not (suffix == "" or "/documents/" in f"/{path}"):
+    if suffix in STRUCTURED or not (suffix == "" or _DOLMA.search(f"/{path}")):
         return False
     try:
         with filesystem.open(path, "rb") as handle, decompressed(handle, handle.read(8)) as stream:
-            start = stream.read(64)
+            start = stream.read(256)
     except (OSError, ValueError, EOFError, pa.ArrowException):
         return False
-    return bool(start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[{")))
+    return _OBJECT.match(start) is not None
 
 
 def suffix_of(name: str) -> str:

@@ -188,7 +188,7 @@ class TraceResult(_Frozen):
         for trace in self.traces:
             for kind, hits in (("proponent", trace.proponents), ("opponent", trace.opponents)):
                 for hit in hits:
-                    flat = hit.model_dump(exclude={"sites", "windows", "tokens", "query_tokens", "metadata"})
+                    flat = hit.model_dump(exclude={"sites", "experts", "windows", "tokens", "query_tokens", "metadata"})
                     rows.append({"query_id": trace.query_id, "list": kind, **flat, "metadata": dict(hit.metadata)})
         return rows
 
