@@ -268,6 +268,7 @@ def test_the_command_line_restricts_and_adds_up(shop, shelf, tmp_path, whence, r
     refused("trace", *run, *ASK, "--where", "label=wbe", says=("values of 'label' are", "web (15)"))
     refused("trace", *run, *ASK, "--by", "licence", says=("no document has a tag 'licence'",))
     refused("fit", "--run", tmp_path / "x", *made, "--data", shelf[0], says=("--mix names the data itself",))
+    refused("evaluate", *run, "--query", "q.jsonl", says=("weighs sources by 2.0",))
     refused("fit", *run, "--mix", tmp_path / "none.toml", says=("cannot be read",))
     assert (
         launch("fit", "--run", tmp_path / "y", "--model", shop / "llama", "--data", shelf[0], "--attributes", "none")

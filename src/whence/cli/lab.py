@@ -317,7 +317,9 @@ def _lab(
     shares: str | None,
 ) -> "Lab":
     from whence.fidelity import Lab
+    from whence.fidelity.pieces import refuse_weights
 
+    refuse_weights(source.weight for source in owner.config.corpus.sources)
     queries = _queries(owner, query)
     how = _training(owner, training)
     return Lab(

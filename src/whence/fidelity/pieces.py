@@ -1,6 +1,6 @@
 """Windows of a corpus as batches that fit into memory, and the loss of each. Knows no optimizer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from whence.data import Corpus, batch_from_sequences
+from whence.errors import InputError
 from whence.fidelity.places import Place, places
 from whence.interfaces import TokenBatch
 from whence.model import CausalLM, LoadedModel, Training, language_inputs
 
-__all__ = ["PIECE_TOKENS", "Piece", "Windows", "piece_loss"]
+__all__ = ["PIECE_TOKENS", "Piece", "Windows", "piece_loss", "refuse_weights"]
 
 PIECE_TOKENS = 1 << 14
 """Padded tokens that go through the model at once; larger batches are summed over several passes."""
@@ -34,6 +35,20 @@ class Piece:
     divisor: int
 
 
+def refuse_weights(weights: Iterable[float]) -> None:
+    """Refuse a corpus whose sources were not all trained on once an epoch: retraining reads every document alike.
+
+    Raises:
+        InputError: Some weight is not 1.
+    """
+    other = sorted({weight for weight in weights if weight != 1.0})
+    if other:
+        raise InputError(
+            f"retraining reads every document once an epoch, but the mix weighs sources by {', '.join(map(str, other))}; "
+            "measure on a run of the same files without weights (--data instead of --mix)."
+        )
+
+
 class Windows:
     """All windows of a corpus in memory, and the batches of a training on some of them.
 
@@ -43,6 +58,7 @@ class Windows:
     """
 
     def __init__(self, corpus: Corpus, training: Training) -> None:
+        refuse_weights(share.weight for share in corpus.shares)
         self.training = training
         self.owners = corpus.documents_of_windows(np.arange(corpus.windows, dtype=np.int64))
         self._examples = [corpus.window_tokens(row) for row in range(corpus.windows)]
