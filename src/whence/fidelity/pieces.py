@@ -44,8 +44,8 @@ def refuse_weights(weights: Iterable[float]) -> None:
     other = sorted({weight for weight in weights if weight != 1.0})
     if other:
         raise InputError(
-            f"retraining reads every document once an epoch, but the mix weighs sources by {', '.join(map(str, other))}; "
-            "measure on a run of the same files without weights (--data instead of --mix)."
+            "retraining reads every document once an epoch, but the mix weighs sources by "
+            f"{', '.join(map(str, other))}; measure on a run of the same files without weights (--data instead of --mix)."
         )
 
 
