@@ -8,7 +8,7 @@ import pytest
 import zstandard
 
 from test_data_support import SENTENCES, config, documents, tokenizer, tree, write_jsonl
-from whence.data import NOTES, find_files, ingest, open_corpus
+from whence.data import NOTES, corpus_files, find_files, ingest, open_corpus
 from whence.data.readers import Row
 from whence.data.tags import score_of, tags_of
 from whence.errors import CorpusError
@@ -183,6 +183,46 @@ def test_a_document_that_is_skipped_keeps_the_rest_in_step(dolma, tmp_path):
     corpus = read(dolma, tmp_path / "run")
     assert corpus.skipped == {"bad-json": 1, "empty": 1}
     assert [d.metadata["quality"] for d in documents(corpus)] == ["0.5", "1.5", "3.5", "4.5"]
+
+
+def test_odd_encodings(dolma, tmp_path):
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in attributes(rows()))
+    path = dolma / "attributes/tagger-0/2019/a.jsonl.gz"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read(dolma, tmp_path / "bom").document(1).metadata["quality"] == "1.5"
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(CorpusError, match="UTF-16"):
+        read(dolma, tmp_path / "wide")
+    path.write_bytes(os.urandom(400))
+    with pytest.raises(CorpusError, match="tagger-0"):
+        read(dolma, tmp_path / "noise")
+    odd = [{**row, "text": row["text"].encode("utf-8", "replace").decode() + "\u0000 \u202e 😀"} for row in rows()]
+    put(dolma / "documents/2019/a.jsonl.gz", odd)
+    put(path, attributes(odd))
+    assert read(dolma, tmp_path / "odd").documents == 6
+
+
+def test_a_file_nobody_may_read(dolma, tmp_path):
+    path = dolma / "attributes/tagger-0/2019/a.jsonl.gz"
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read everything")
+    with pytest.raises(CorpusError, match="permission"):
+        read(dolma, tmp_path / "run")
+
+
+def test_many_files_are_matched_quickly(tmp_path):
+    import time
+
+    for n in range(600):
+        for part in ("documents", "attributes/a", "attributes/b/nested"):
+            path = tmp_path / "x" / part / f"{n % 7}/{n}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+    start = time.perf_counter()
+    files = corpus_files(config(tmp_path / "x")).files
+    assert time.perf_counter() - start < 5
+    assert {tuple(name for name, _ in file.attributes) for file in files} == {("a", "b/nested")}
 
 
 def test_a_missing_attribute_file_is_counted_or_refused(dolma, tmp_path):

@@ -50,14 +50,19 @@ class _Folder:
         self.filesystem, self.root = filesystem, root.rstrip("/")
         paths = filesystem.find(self.root) if filesystem.isdir(self.root) else []
         self.paths = {_stem(path[len(self.root) + 1 :]): path for path in paths}
+        self._sets: dict[str, list[str]] = {}  # what it is beside -> sets, "" for the folder itself
+        for inner in sorted(self.paths):
+            parts = inner.split("/")
+            for depth in range(len(parts)):
+                self._sets.setdefault("/".join(parts[depth:]), []).append("/".join(parts[:depth]))
 
     def of(self, stem: str) -> list[tuple[str, SourceFile]]:
         """The attribute files of a document file, with the names of their sets, in order."""
         found = []
-        for inner, path in sorted(self.paths.items()):
-            if inner == stem or inner.endswith(f"/{stem}"):
-                name = inner[: -len(stem)].rstrip("/") or os.path.basename(self.root)
-                found.append((name, source_file(self.filesystem, path, path, os.path.basename(path))))
+        for name in self._sets.get(stem, ()):
+            path = self.paths[f"{name}/{stem}" if name else stem]
+            file = source_file(self.filesystem, path, path, os.path.basename(path))
+            found.append((name or os.path.basename(self.root), file))
         return found
 
     def sets(self) -> set[str]:

@@ -45,7 +45,7 @@ def refuse_weights(weights: Iterable[float]) -> None:
     if other:
         raise InputError(
             "retraining reads every document once an epoch, but the mix weighs sources by "
-            f"{', '.join(map(str, other))}; measure on a run of the same files without weights (--data instead of --mix)."
+            f"{', '.join(map(str, other))}; measure on a run of the same files without weights (--data, not --mix)."
         )
 
 
