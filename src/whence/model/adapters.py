@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from whence.errors import ModelError
+from whence.model.adapter_layers import make_readable
 
 __all__ = ["adapter_names", "load_adapters"]
 
@@ -66,6 +67,7 @@ def load_adapters(model: Any, adapters: Sequence[str]) -> tuple[Any, frozenset[s
     assert wrapped is not None
     if len(names) > 1:
         _activate(wrapped, names)
+    make_readable(wrapped)
     trained = frozenset(name for name, parameter in wrapped.named_parameters() if parameter.requires_grad)
     return wrapped, trained
 

@@ -229,9 +229,14 @@ def probe_sites(
     for site in (site for site in sites if site.name in seen and site.name not in mixed):
         alone = len(site.uses) > 1 or site.vocabulary is not None
         group = site.name if alone else groups.setdefault(seen[site.name], site.name)
-        out.append(replace(site, group=group, head=any(use.module == head for use in site.uses)))
+        out.append(replace(site, group=group, head=any(_within(use.module, head) for use in site.uses)))
     with frozen(model), torch.enable_grad():
         out += agreeing(model, [site for site in sites if not site.by_token], losses, rows)
     if not out:
         raise ModelError("none of the model's attributable layers was called by its forward pass.")
     return out
+
+
+def _within(module: str, head: str | None) -> bool:
+    """Whether a module is the output layer, or a part of it (an adapter's)."""
+    return head is not None and (module == head or module.startswith(f"{head}."))

@@ -231,14 +231,15 @@ def as_loaded(
 ) -> LoadedModel:
     """A transformers causal language model (or PEFT's of one) that is in memory already, where it lies."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    embeddings = base.get_input_embeddings()
     context = getattr(base.config.get_text_config(), "max_position_embeddings", None) or 2048
     return LoadedModel(
         model=model.eval(),
-        device=home_of(base.get_input_embeddings()) or next(model.parameters()).device,
+        device=home_of(embeddings) or next(model.parameters()).device,
         fingerprint=fingerprint or {},
         trained=trained,
         context=int(context),
-        vocabulary=int(base.get_input_embeddings().num_embeddings),
+        vocabulary=int(getattr(embeddings, "base_layer", embeddings).num_embeddings),
         head=_name_of(model, base.get_output_embeddings()),
         takes_positions="position_ids" in _parameters_of(base.forward),
         packs=_packs(base),
