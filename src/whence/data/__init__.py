@@ -5,6 +5,11 @@ hub.py           datasets on the Hugging Face hub; the only network
 mix.py           a mix file → data, weights and tags
 listing.py       a corpus → its files, each with weight, tags and attribute files
 readers.py       a file → rows, each either read or listed with the reason why not
+token_files.py   a token file → its documents: Dolma's and OLMo-core's .npy, numpy's own
+megatron.py      Megatron's .bin and .idx
+sidecars.py      where the documents of a token file lie, and the rows they were made from
+companions.py    which files are token files and what lies beside them, by name
+flat.py          a file of equal numbers, mapped
 attributes.py    Dolma's attribute files, row by row beside their documents
 tags.py          everything a row says beside its text, as short strings by name
 conditions.py    conditions on tags, as typed
@@ -13,6 +18,7 @@ conversations.py a row → turns, those that are trained on, tools
 chat.py          conversations through the tokenizer's template, loss on the trained turns
 tokenization.py  text with target spans → tokens with a loss mask; tokens → display strings; fingerprint
 config.py        CorpusConfig and the reasons a row can be skipped
+packing.py       documents in the sequences that were trained on: windows, and what a share keeps for them
 ingestion.py     a corpus → shares on disk, resumable, any number of workers, always the same bytes
 shares.py        one share on disk: written whole, read memory-mapped
 corpus.py        the finished corpus by global document and window numbers
@@ -30,9 +36,9 @@ from whence.data.hub import hub_id
 from whence.data.ingestion import ingest, refuse_changed_files
 from whence.data.listing import corpus_files
 from whence.data.mix import read_mix
+from whence.data.packing import windows_of
 from whence.data.queries import encode_queries, encode_query, load_queries
 from whence.data.readers import Row, open_rows
-from whence.data.shares import windows_of
 from whence.data.sources import Listing, SourceFile, find_files
 from whence.data.tokenization import Tokenizer, pieces_of, tokenizer_fingerprint
 

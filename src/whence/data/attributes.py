@@ -193,7 +193,7 @@ def tagged(file: SourceFile, items: Iterable[Row | Skip], start: int, config: Co
             yield item
             continue
         found = {step.name: step.at(item, config.id_field) for step in steps}
-        notes = (*file.notes, *(("bad-attributes",) if None in found.values() else ()))
+        notes = (*item.notes, *file.notes, *(("bad-attributes",) if None in found.values() else ()))
         good = {name: attributes for name, attributes in found.items() if attributes is not None}
         yield replace(item, tags=file.tags, attributes=good, notes=notes)
     for step in steps:

@@ -5,9 +5,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["NOTES", "SKIP_REASONS", "CorpusConfig", "Form", "SourceSettings"]
+__all__ = ["NOTES", "SKIP_REASONS", "CorpusConfig", "Form", "Packing", "SourceSettings", "TokenDtype"]
 
 Form = Literal["auto", "text", "prompt", "messages", "input_ids"]
+Packing = Literal["documents", "concat", "masked"]
+TokenDtype = Literal["auto", "uint16", "uint32"]
 
 SKIP_REASONS = {
     "bad-json": "the line is not JSON",
@@ -26,6 +28,7 @@ SKIP_REASONS = {
     "bad-messages": "the chat template does not accept the conversation",
     "no-assistant-turn": "the assistant's turns cannot be found in the rendered conversation",
     "tokenizer-failed": "the tokenizer raised an error on the row",
+    "no-document": "tokens of a token file that belong to no document",
 }
 
 NOTES = {
@@ -34,6 +37,7 @@ NOTES = {
     "reasoning-dropped": "reasoning that the chat template leaves out",
     "tool-calls-dropped": "tool calls that the chat template leaves out",
     "no-prompt": "a user's turn without content, as releases have that withhold prompts",
+    "no-sidecar": "a token file without a sidecar (.csv.gz); documents were cut at end-of-sequence tokens",
 }
 """What is counted of documents that are used all the same."""
 
@@ -70,6 +74,10 @@ class CorpusConfig(BaseModel):
         id_field: Name of the field with the caller's id.
         form: What rows are; "auto" decides row by row: input_ids, messages, prompt and completion, text.
         context: Tokens of one window; longer documents are split.
+        packing: How documents became training sequences. "documents": each one alone, in overlapping windows; "concat":
+            the tokens of a file were cut into chunks of `context` tokens, in which documents attend to each other;
+            "masked": the same chunks, attention staying within each document.
+        token_dtype: Type of the tokens in headerless token files; "auto" goes by `vocabulary`.
         max_tokens: Documents with more tokens are skipped as over-long; None keeps all.
         append_eos: End text and completions with the end-of-sequence token.
         share_tokens: A share closes once it has this many tokens.
@@ -90,6 +98,8 @@ class CorpusConfig(BaseModel):
     id_field: str = "id"
     form: Form = "auto"
     context: int = Field(ge=2)
+    packing: Packing = "documents"
+    token_dtype: TokenDtype = "auto"
     max_tokens: int | None = Field(default=None, ge=2)
     append_eos: bool = False
     share_tokens: int = Field(default=2**19, ge=1)

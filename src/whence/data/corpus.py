@@ -23,7 +23,10 @@ _OPEN_SHARES = 16  # each holds three mapped files and one table; a bound on ope
 
 @dataclass(frozen=True, slots=True)
 class CorpusShare:
-    """One share: its folder's name, what it holds, where it stands in the corpus, how often it was trained on."""
+    """One share: its folder's name, what it holds, where it stands in the corpus, how often it was trained on.
+
+    `tokens` are those of its documents, `stored` also those before them in their chunks.
+    """
 
     name: str
     documents: int
@@ -33,6 +36,7 @@ class CorpusShare:
     first_window: int
     targets: int = 0
     weight: float = 1.0
+    stored: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Corpus:
     def __post_init__(self) -> None:
         def opened(number: int) -> OpenShare:
             share = self.shares[number]
-            return open_share(self.folder / share.name, share.documents, share.windows, share.tokens)
+            return open_share(self.folder / share.name, share.documents, share.windows, share.stored)
 
         firsts = np.asarray([[share.first_document, share.first_window] for share in self.shares], dtype=np.int64)
         object.__setattr__(self, "_first_documents", firsts[:, 0])
@@ -118,7 +122,9 @@ class Corpus:
         return self._share(share).document(local)
 
     def window(self, row: int) -> tuple[int, int, int]:
-        """Document, start and stop (half-open, in tokens) of a window.
+        """Document, start and stop (half-open, in tokens of the document) of a window.
+
+        Packed, a window may begin before its document: its start is then below 0.
 
         Raises:
             IndexError: There is no such window.
@@ -128,12 +134,15 @@ class Corpus:
         return int(self._first_documents[share]) + document, start, stop
 
     def window_tokens(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Tokens int64 [T] and loss mask bool [T] of a window; its first token is never a target."""
+        """Tokens int64 [T] and loss mask bool [T] of a window.
+
+        Its first token is never a target, nor is one of another document that stands before its own.
+        """
         share, local = self._find(row, self._first_windows, self.windows, "window")
         part = self._share(share)
         document, start, stop = part.windows[local].tolist()
         tokens, mask = part.slice(document, start, stop)
-        mask[0] = False
+        mask[: max(1, -start)] = False
         return tokens, mask
 
     def documents_of_windows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -154,7 +163,7 @@ class Corpus:
         return out
 
     def share_windows(self, share: CorpusShare) -> NDArray[np.int64]:
-        """All windows of a share, int64 [W, 3]: document (numbered in the corpus), start, stop."""
+        """All windows of a share, int64 [W, 3]: document (numbered in the corpus), start, stop; see `window`."""
         windows = np.array(self._share(self.shares.index(share)).windows)
         windows[:, 0] += share.first_document
         return windows
@@ -168,7 +177,11 @@ class Corpus:
 def _corpus(folder: Path, manifest: Mapping[str, Any]) -> Corpus:
     keys = ("name", "documents", "windows", "tokens", "targets", "first_document", "first_window")
     every = [
-        CorpusShare(**{key: entry[key] for key in keys}, weight=entry.get("weight", 1.0))
+        CorpusShare(
+            **{key: entry[key] for key in keys},
+            weight=entry.get("weight", 1.0),
+            stored=entry.get("stored", entry["tokens"]),
+        )
         for entry in manifest["shares"]
     ]
     missing = [share.name for share in every if not is_done(folder / share.name)]

@@ -10,7 +10,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ import xxhash
 from whence.data.attributes import tagged
 from whence.data.config import SKIP_REASONS, CorpusConfig
 from whence.data.listing import corpus_files, stored_revisions
+from whence.data.packing import Filling
 from whence.data.readers import Row, open_rows
 from whence.data.rows import documents_of
-from whence.data.shares import read_ids, read_skips, write_share
+from whence.data.shares import read_ids, read_skips, stored_tokens, write_share
 from whence.data.sources import Listing, SourceFile
+from whence.data.token_files import TokenFormat
 from whence.data.tokenization import Tokenizer, tokenizer_fingerprint
 from whence.errors import CorpusError
 from whence.interfaces import Document, Skip
@@ -35,6 +37,7 @@ Progress = Callable[[int, int], None]
 _BATCH_ROWS = 256
 _BATCH_CHARACTERS = 2**20
 _SHOWN = 20
+_IN_MANIFEST = ("source", "weight", "documents", "windows", "tokens", "stored", "targets", "hash")
 
 
 def _share_folder(folder: Path, file: int, share: int) -> Path:
@@ -50,29 +53,9 @@ def _finished_shares(folder: Path, file: int) -> Iterator[tuple[Path, dict[str, 
         yield path, read_json(path / "done.json")
 
 
-@dataclass
-class _Filling:
-    """A share being collected."""
-
-    documents: list[Document] = field(default_factory=list)
-    skips: list[Skip] = field(default_factory=list)
-    tokens: int = 0
-
-    def add(self, outcome: Document | Skip) -> None:
-        if isinstance(outcome, Skip):
-            self.skips.append(outcome)
-        else:
-            self.documents.append(outcome)
-            self.tokens += len(outcome.tokens)
-
-    def full(self, config: CorpusConfig) -> bool:
-        rows = len(self.documents) + len(self.skips)  # skips count too: a file of bad rows must not fill the memory
-        return self.tokens >= config.share_tokens or rows >= config.share_documents
-
-
 def _size(row: Row | Skip) -> int:
     fields = {} if isinstance(row, Skip) else row.fields
-    return sum(len(value) for value in fields.values() if isinstance(value, (str, list)))
+    return sum(len(value) for value in fields.values() if isinstance(value, (str, list, np.ndarray)))
 
 
 def _batches(items: Iterable[Row | Skip]) -> Iterator[list[Row | Skip]]:
@@ -98,6 +81,12 @@ def _outcomes(
             yield item if isinstance(item, Skip) else next(made)
 
 
+def _after(path: Path, marker: dict[str, Any], config: CorpusConfig) -> Filling:
+    """An empty share that follows a stored one in its file."""
+    reached = Filling(config, marker["position"])
+    return Filling(config, reached.position, reached.tail([stored_tokens(path)]))
+
+
 @dataclass
 class _Worker:
     """What one worker needs at every share."""
@@ -110,32 +99,40 @@ class _Worker:
     tokens: int = 0
     documents: int = 0
 
+    @property
+    def tokens_format(self) -> TokenFormat:
+        """How token files are to be read."""
+        end = None if self.tokenizer is None else self.tokenizer.eos_token_id
+        config = self.config
+        return TokenFormat(config.vocabulary, config.token_dtype, end, config.input_ids_field, config.id_field)
+
     def report(self, tokens: int, documents: int) -> None:
         self.tokens += tokens
         self.documents += documents
         if self.progress is not None:
             self.progress(self.tokens, self.documents)
 
-    def write(self, path: Path, share: _Filling, file: SourceFile, next_row: int | None) -> None:
+    def write(self, path: Path, filling: Filling, file: SourceFile, next_row: int | None) -> None:
         facts = {"source": file.source, "weight": file.weight, "next_row": next_row, "settings": self.stamp}
-        write_share(path, share.documents, share.skips, self.config.context, facts)
-        self.report(share.tokens, len(share.documents))
+        write_share(path, filling, facts)
+        self.report(filling.own, len(filling.documents))
 
     def file(self, number: int, file: SourceFile) -> None:
         """Read one file from where its last finished share ends."""
-        share, start = 0, 0
-        for _, marker in _finished_shares(self.folder, number):
+        share, start, last, filling = 0, 0, -1, Filling(self.config)
+        for path, marker in _finished_shares(self.folder, number):
             self.report(marker["tokens"], marker["documents"])
             if marker["next_row"] is None:
                 return
             share, start = share + 1, marker["next_row"]
-        filling = _Filling()
-        rows = tagged(file, open_rows(file, start, self.config.text_field), start, self.config)
+            filling = _after(path, marker, self.config)
+        rows = tagged(file, open_rows(file, start, self.config.text_field, self.tokens_format), start, self.config)
         for outcome in _outcomes(rows, self.config, self.tokenizer):
-            if filling.full(self.config):
+            if filling.full() and outcome.row != last:  # what one row led to stays in one share
                 self.write(_share_folder(self.folder, number, share), filling, file, outcome.row)
-                share, filling = share + 1, _Filling()
+                share, filling = share + 1, filling.next()
             filling.add(outcome)
+            last = outcome.row
         self.write(_share_folder(self.folder, number, share), filling, file, None)
 
 
@@ -144,8 +141,8 @@ def _stamp(value: Any) -> str:
 
 
 def _beside(file: SourceFile) -> list[list[Any]]:
-    """The same of the attribute files that are read with a file."""
-    return [[beside.source, beside.bytes, beside.sample] for _, beside in file.attributes]
+    """The same of the files that are read with a file: attributes, sidecars, masks."""
+    return [[beside.source, beside.bytes, beside.sample] for _, beside in (*file.attributes, *file.companions)]
 
 
 def _files(listing: Listing) -> str:
@@ -246,7 +243,10 @@ def _finish(folder: Path, config: CorpusConfig, listing: Listing, settings: dict
     for path, marker in shares:
         skips.update(marker["skips"])
         notes.update(marker["notes"])
-        entry = {key: marker[key] for key in ("source", "weight", "documents", "windows", "tokens", "targets", "hash")}
+        entry = {
+            key: marker[key]
+            for key in ("source", "weight", "documents", "windows", "tokens", "stored", "targets", "hash")
+        }
         entries.append({"name": path.name, **entry, "first_document": documents, "first_window": windows})
         documents, windows = documents + marker["documents"], windows + marker["windows"]
     if not documents:

@@ -18,14 +18,17 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from whence.data.companions import kind_of
 from whence.data.hub import HubId, hub_rows
 from whence.data.sources import FORMATS, MAGIC, PROSE, SourceFile, begins_like_rows, decompressed, suffix_of
+from whence.data.token_files import TokenFormat, token_rows
 from whence.errors import CorpusError
-from whence.interfaces import Skip
+from whence.interfaces import Origin, Skip
 
 __all__ = ["Row", "open_rows"]
 
 LARGEST_ROW = 2**28  # bytes of one line, text file or cell; above this a row is a Skip
+_ANY_TOKENS = TokenFormat()
 _BATCH_ROWS = 256
 _CHUNK = 2**20
 _BETWEEN = re.compile(r"[\s,]*")
@@ -45,6 +48,7 @@ class Row:
         tags: What is known of all rows of its source.
         attributes: What its attribute files say: name of the set -> attribute -> value or spans.
         notes: What should be counted about how it was read.
+        origin: Its place in a token file; None if it comes from anything else.
     """
 
     source: str
@@ -54,6 +58,7 @@ class Row:
     tags: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    origin: Origin | None = None
 
 
 Item = Row | Skip
@@ -323,6 +328,8 @@ def _choose(file: SourceFile, head: bytes, text_field: str) -> Reader:
         return _csv
     if suffix in PROSE:
         return partial(_prose, field=text_field)
+    if suffix == ".bin":
+        raise _broken(file, "a .bin file is read with its Megatron index, and no .idx of that name lies beside it.")
     raise _broken(file, f"the format {suffix or '(no suffix)'} is not known.")
 
 
@@ -331,9 +338,21 @@ def _hub(file: SourceFile, hub: HubId, start: int) -> Iterator[Item]:
         yield Row(file.source, file.name, number, fields)
 
 
-def _items(file: SourceFile, start: int, text_field: str) -> Iterator[Item]:
+def _tokens(file: SourceFile, start: int, form: TokenFormat) -> Iterator[Item]:
+    with _read_errors(file, "token"):
+        for item in token_rows(file, start, form):
+            if isinstance(item, Skip):
+                yield item
+            else:
+                yield Row(file.source, file.name, item.row, item.fields, notes=item.notes, origin=item.origin)
+
+
+def _items(file: SourceFile, start: int, text_field: str, form: TokenFormat) -> Iterator[Item]:
     if file.hub is not None:
         yield from _hub(file, file.hub, start)
+        return
+    if kind_of(file.path) == "numpy" or "index" in dict(file.companions):
+        yield from _tokens(file, start, form)
         return
     with _read_errors(file, "given"):
         handle = file.filesystem.open(file.path, "rb")
@@ -353,13 +372,16 @@ def _items(file: SourceFile, start: int, text_field: str) -> Iterator[Item]:
         yield from reader(file, stream, start)
 
 
-def open_rows(file: SourceFile, start: int = 0, text_field: str = "text") -> Iterator[Item]:
+def open_rows(
+    file: SourceFile, start: int = 0, text_field: str = "text", form: TokenFormat = _ANY_TOKENS
+) -> Iterator[Item]:
     """The rows of one file, streamed.
 
     Args:
         file: From `find_files`.
         start: Rows before this one are passed over (cheaply where the format allows).
         text_field: What to call the content of a plain text file, which has no fields of its own.
+        form: How to read a token file.
 
     Yields:
         A `Row` for what could be read and a `Skip` for what could not; both carry the row's number.
@@ -368,7 +390,7 @@ def open_rows(file: SourceFile, start: int = 0, text_field: str = "text") -> Ite
         CorpusError: The file as a whole cannot be read: no permission, cut off, binary, of unknown format.
     """
     some = False
-    for item in _items(file, start, text_field):
+    for item in _items(file, start, text_field, form):
         some = True
         yield item
     if not some and start == 0:

@@ -29,9 +29,9 @@ IGNORED_LABEL = -100
 class _Unusable(Exception):
     """A row that becomes a `Skip`."""
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", tokens: NDArray[np.int64] | None = None) -> None:
         super().__init__(detail)
-        self.reason = reason
+        self.reason, self.tokens = reason, tokens  # the tokens, where the row was trained on before others all the same
 
 
 def _has(row: Row, *names: str) -> bool:
@@ -44,6 +44,8 @@ def _form(row: Row, config: CorpusConfig) -> str:
     Raises:
         _Unusable: None of them.
     """
+    if row.origin is not None:
+        return "input_ids"
     fields = {
         "input_ids": (config.input_ids_field,),
         "messages": (config.messages_field,),
@@ -53,7 +55,7 @@ def _form(row: Row, config: CorpusConfig) -> str:
     forms = fields if config.form == "auto" else {config.form: fields[config.form]}
     for form, names in forms.items():
         cell = row.fields.get(names[0])
-        if _has(row, *names) and not (cell == "" and form in ("input_ids", "messages")):
+        if _has(row, *names) and not (isinstance(cell, str) and not cell and form in ("input_ids", "messages")):
             return form
     wanted = " or ".join("+".join(repr(name) for name in names) for names in forms.values())
     present = ", ".join(repr(key) for key in list(row.fields)[:20]) or "none"
@@ -97,6 +99,11 @@ def _fail(name: str) -> NDArray[np.int64]:
     raise _Unusable("wrong-type", f"{name!r} should be a list of whole numbers")
 
 
+def _follows(config: CorpusConfig) -> bool:
+    """Whether a document's first token may be predicted, from the document before it."""
+    return config.packing == "concat"
+
+
 def _from_ids(row: Row, config: CorpusConfig) -> Encoded:
     tokens = _integers(row.fields[config.input_ids_field], config.input_ids_field)
     mask = np.ones(len(tokens), dtype=bool)
@@ -110,7 +117,8 @@ def _from_ids(row: Row, config: CorpusConfig) -> Encoded:
     outside = tokens[(tokens < 0) | (tokens >= config.vocabulary)]
     if len(outside):
         raise _Unusable("bad-token-id", f"{outside[0]}; the model's vocabulary has {config.vocabulary}")
-    mask[:1] = False
+    if not _follows(config):
+        mask[:1] = False
     return tokens, mask
 
 
@@ -171,12 +179,12 @@ def _checked(encoded: Encoded, config: CorpusConfig, made: bool) -> Encoded:
         )
     if not len(tokens):
         raise _Unusable("empty", "no tokens")
-    if len(tokens) < 2:
-        raise _Unusable("too-short", f"{len(tokens)} token")
+    if len(tokens) < 2 and not _follows(config):
+        raise _Unusable("too-short", f"{len(tokens)} token", tokens)
     if config.max_tokens is not None and len(tokens) > config.max_tokens:
-        raise _Unusable("over-long", f"{len(tokens)} tokens, the limit is {config.max_tokens}")
+        raise _Unusable("over-long", f"{len(tokens)} tokens, the limit is {config.max_tokens}", tokens)
     if not mask.any():
-        raise _Unusable("no-target", "no token is predicted")
+        raise _Unusable("no-target", "no token is predicted", tokens)
     return tokens, mask
 
 
@@ -186,11 +194,11 @@ def _document(row: Row, form: str, encoded: Encoded, notes: tuple[str, ...], con
     length = len(str(row.fields.get(config.text_field, "")))
     tags, unread = tags_of(row, _used(row, form, config), length)
     every = tuple(sorted({*row.notes, *notes, *unread}))
-    return Document(_id(row, config), row.source, row.row, digest, tokens, mask, tags, every)
+    return Document(_id(row, config), row.source, row.row, digest, tokens, mask, tags, every, row.origin)
 
 
-def _skip(row: Row, reason: str, detail: str) -> Skip:
-    return Skip(row.source, row.row, reason, clean(detail, 300))
+def _skip(row: Row, reason: str, detail: str, tokens: NDArray[np.int64] | None = None) -> Skip:
+    return Skip(row.source, row.row, reason, clean(detail, 300), tokens)
 
 
 def _guard(row: Row, action: Callable[..., Any], *arguments: Any) -> Any:
@@ -198,7 +206,7 @@ def _guard(row: Row, action: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return action(*arguments)
     except (_Unusable, ChatError) as error:
-        return _skip(row, error.reason, str(error))
+        return _skip(row, error.reason, str(error), getattr(error, "tokens", None))
 
 
 def _need(tokenizer: Tokenizer | None, row: Row) -> Tokenizer:
@@ -232,12 +240,12 @@ def _prepare(row: Row, config: CorpusConfig, tokenizer: Tokenizer | None) -> _Pr
 
 
 def _encode_all(
-    rows: Sequence[Row], texts: Mapping[int, TargetText], tokenizer: Tokenizer
+    rows: Sequence[Row], texts: Mapping[int, TargetText], tokenizer: Tokenizer, follow: bool
 ) -> dict[int, Encoded | Skip]:
     """Tokenise in one call; if that fails, row by row to find the culprit."""
     numbers = list(texts)
     try:
-        return dict(zip(numbers, encode_texts(list(texts.values()), tokenizer), strict=True))
+        return dict(zip(numbers, encode_texts(list(texts.values()), tokenizer, follow), strict=True))
     except CorpusError:
         raise
     except Exception as error:
@@ -245,7 +253,7 @@ def _encode_all(
             return {numbers[0]: _skip(rows[numbers[0]], "tokenizer-failed", f"{type(error).__name__}: {error}")}
         out: dict[int, Encoded | Skip] = {}
         for number in numbers:
-            out.update(_encode_all(rows, {number: texts[number]}, tokenizer))
+            out.update(_encode_all(rows, {number: texts[number]}, tokenizer, follow))
         return out
 
 
@@ -269,7 +277,7 @@ def documents_of(rows: Sequence[Row], config: CorpusConfig, tokenizer: Tokenizer
         for n, one in enumerate(prepared)
         if not isinstance(one, Skip) and isinstance(one.content, TargetText)
     }
-    encoded = _encode_all(rows, texts, tokenizer) if texts and tokenizer is not None else {}
+    encoded = _encode_all(rows, texts, tokenizer, _follows(config)) if texts and tokenizer is not None else {}
     out: list[Document | Skip] = []
     for number, (row, one) in enumerate(zip(rows, prepared, strict=True)):
         if isinstance(one, Skip):

@@ -1,9 +1,10 @@
 """One share of a tokenised corpus on disk: written whole, read memory-mapped.
 
-    tokens.npy         uint32 [tokens], documents one after the other
-    loss.npy           bool [tokens]; True where the token is a target
-    windows.npy        int64 [W, 3]: document within the share, start, stop (half-open, within the document)
-    documents.parquet  id, source, row, hash, metadata (JSON), offset, length; one row per document
+    tokens.npy         uint32 [stored], documents one after the other; packed, also what stands before them in a chunk
+    loss.npy           bool [stored]; True where the token is a target
+    windows.npy        int64 [W, 3]: document within the share, start, stop (half-open, within the document; a start
+                       below 0 is that many tokens before it)
+    documents.parquet  id, source, row, hash, metadata (JSON), offset, length, origin (JSON); one row per document
     skipped.parquet    source, row, reason, detail; one row per row that was left out
     done.json          counts, content hash, the rows it covers
 
@@ -13,7 +14,7 @@ Knows no tokenizer and no other share.
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from whence.data.packing import Filling
 from whence.errors import StorageError
-from whence.interfaces import Document, Skip
+from whence.interfaces import Document, Origin, Skip
 from whence.runs import open_array, publish, storage_errors, write_array, write_table
 
-__all__ = ["OpenShare", "open_share", "read_ids", "read_skips", "windows_of", "write_share"]
+__all__ = ["OpenShare", "open_share", "read_ids", "read_skips", "stored_tokens", "write_share"]
 
 _DOCUMENTS = pa.schema(
     [
@@ -38,47 +40,27 @@ _DOCUMENTS = pa.schema(
         ("metadata", pa.string()),
         ("offset", pa.int64()),
         ("length", pa.int64()),
+        ("origin", pa.string()),
     ]
 )
 _SKIPS = pa.schema([("source", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
 
 
-def windows_of(length: int, context: int) -> NDArray[np.int64]:
-    """Windows of a document: start and stop, int64 [W, 2].
-
-    Neighbours overlap by one token, so that every token but the first is predicted exactly once.
-
-    >>> windows_of(7, 4).tolist()
-    [[0, 4], [3, 7]]
-    >>> windows_of(8, 4).tolist()
-    [[0, 4], [3, 7], [6, 8]]
-    """
-    starts = np.arange(0, max(length - 1, 0), context - 1, dtype=np.int64)
-    return np.stack([starts, np.minimum(starts + context, length)], axis=1)
+def _origin(document: Document) -> str | None:
+    return None if document.origin is None else json.dumps(asdict(document.origin), ensure_ascii=False)
 
 
-def _all_windows(documents: Sequence[Document], context: int) -> NDArray[np.int64]:
-    """Windows of all documents that have a target, int64 [W, 3]."""
-    found = [np.zeros((0, 3), dtype=np.int64)]
-    for number, document in enumerate(documents):
-        bounds = windows_of(len(document.tokens), context)
-        targets = np.concatenate([[0], np.cumsum(document.loss_mask)])
-        some = targets[bounds[:, 1]] > targets[bounds[:, 0] + 1]
-        kept = bounds[some]
-        found.append(np.column_stack([np.full(len(kept), number, dtype=np.int64), kept]))
-    return np.concatenate(found)
-
-
-def _documents_table(documents: Sequence[Document]) -> pa.Table:
-    lengths = np.asarray([len(document.tokens) for document in documents], dtype=np.int64)
+def _documents_table(filling: Filling) -> pa.Table:
+    documents = filling.documents
     columns: dict[str, Any] = {
         "id": [document.id for document in documents],
         "source": [document.source for document in documents],
         "row": [document.row for document in documents],
         "hash": [document.hash for document in documents],
         "metadata": [json.dumps(dict(document.metadata), ensure_ascii=False) for document in documents],
-        "offset": np.cumsum(lengths) - lengths,
-        "length": lengths,
+        "offset": filling.offsets,
+        "length": [len(document.tokens) for document in documents],
+        "origin": [_origin(document) for document in documents],
     }
     return pa.table(columns, schema=_DOCUMENTS)
 
@@ -103,16 +85,19 @@ def _flat(parts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
     return np.concatenate([np.zeros(0, dtype=dtype), *(part.astype(dtype) for part in parts)])
 
 
-def write_share(
-    folder: Path, documents: Sequence[Document], skips: Sequence[Skip], context: int, facts: Mapping[str, Any]
-) -> dict[str, Any]:
+def _numbered(windows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Windows of all documents with the documents' numbers, int64 [W, 3]."""
+    numbers = np.repeat(np.arange(len(windows)), [len(each) for each in windows])
+    bounds = np.concatenate([np.zeros((0, 2), dtype=np.int64), *windows])
+    return np.column_stack([numbers.astype(np.int64), bounds])
+
+
+def write_share(folder: Path, filling: Filling, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write a share; it appears whole or not at all.
 
     Args:
         folder: Where it appears.
-        documents: Its documents, in order.
-        skips: The rows that were left out among them.
-        context: Length of a window in tokens.
+        filling: What has been collected for it.
         facts: Further entries of its marker.
 
     Returns:
@@ -121,16 +106,19 @@ def write_share(
     Raises:
         StorageError: The disk is full or the folder may not be written.
     """
+    documents, skips = filling.documents, filling.skips
     arrays = {
-        "tokens": _flat([document.tokens for document in documents], np.uint32),
-        "loss": _flat([document.loss_mask for document in documents], np.bool_),
-        "windows": _all_windows(documents, context),
+        "tokens": _flat([tokens for tokens, _ in filling.pieces], np.uint32),
+        "loss": _flat([loss for _, loss in filling.pieces], np.bool_),
+        "windows": _numbered(filling.windows),
     }
     marker = {
         **facts,
         "documents": len(documents),
         "windows": len(arrays["windows"]),
-        "tokens": len(arrays["tokens"]),
+        "tokens": filling.own,
+        "stored": len(arrays["tokens"]),
+        "position": filling.position,
         "targets": int(arrays["loss"].sum()),
         "skips": dict(sorted(Counter(skip.reason for skip in skips).items())),
         "notes": dict(sorted(Counter(note for document in documents for note in document.notes).items())),
@@ -139,7 +127,7 @@ def write_share(
     with publish(folder, marker) as temporary:
         for name, array in arrays.items():
             write_array(temporary / f"{name}.npy", array)
-        write_table(temporary / "documents.parquet", _documents_table(documents))
+        write_table(temporary / "documents.parquet", _documents_table(filling))
         write_table(temporary / "skipped.parquet", _skips_table(skips))
     return marker
 
@@ -166,7 +154,7 @@ class OpenShare:
     lengths: NDArray[np.int64]
 
     def slice(self, document: int, start: int = 0, stop: int | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Tokens int64 and loss mask of part of a document."""
+        """Tokens int64 and loss mask of part of a document; a start below 0 takes tokens before it along."""
         first = int(self.offsets[document])
         last = first + (int(self.lengths[document]) if stop is None else stop)
         return np.array(self.tokens[first + start : last], dtype=np.int64), np.array(self.loss[first + start : last])
@@ -175,10 +163,18 @@ class OpenShare:
         """A document of the share."""
         row = self.table.slice(number, 1).to_pylist()[0]
         tokens, loss = self.slice(number)
-        return Document(row["id"], row["source"], row["row"], row["hash"], tokens, loss, json.loads(row["metadata"]))
+        origin = None if row.get("origin") is None else Origin(**json.loads(row["origin"]))
+        return Document(
+            row["id"], row["source"], row["row"], row["hash"], tokens, loss, json.loads(row["metadata"]), origin=origin
+        )
 
 
-def open_share(folder: Path, documents: int, windows: int, tokens: int) -> OpenShare:
+def stored_tokens(folder: Path) -> NDArray[np.uint32]:
+    """The stored tokens of a share, memory-mapped."""
+    return open_array(folder / "tokens.npy")
+
+
+def open_share(folder: Path, documents: int, windows: int, stored: int) -> OpenShare:
     """Open a share and check that it holds what the manifest promises.
 
     Raises:
@@ -187,10 +183,10 @@ def open_share(folder: Path, documents: int, windows: int, tokens: int) -> OpenS
     arrays = [open_array(folder / f"{name}.npy") for name in ("tokens", "loss", "windows")]
     table = _read_table(folder / "documents.parquet")
     found = (table.num_rows, len(arrays[2]), len(arrays[0]), len(arrays[1]))
-    if found != (documents, windows, tokens, tokens):
+    if found != (documents, windows, stored, stored):
         raise StorageError(
             f"{folder} is damaged: it holds {found[0]} documents, {found[1]} windows and {found[2]} tokens, the "
-            f"manifest says {documents}, {windows} and {tokens}. Delete the corpus folder "
+            f"manifest says {documents}, {windows} and {stored}. Delete the corpus folder "
             f"{folder.parent} and ingest again."
         )
     offsets, lengths = (table[name].to_numpy() for name in ("offset", "length"))

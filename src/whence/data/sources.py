@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ import xxhash
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from whence.data.companions import beside, kind_of, separated
 from whence.data.hub import HubId
 from whence.errors import CorpusError
 
@@ -24,8 +25,8 @@ STRUCTURED = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".arrow"
 PROSE = (".txt", ".md")
 FORMATS = (
     "JSON lines (.jsonl .ndjson .json), Parquet, CSV/TSV, Arrow (.arrow .feather), plain text (.txt .md), "
-    "a folder of these, a glob, a Hugging Face dataset folder (save_to_disk), any fsspec URL; "
-    "text formats may be compressed (.gz .zst .bz2)"
+    "token files (Dolma's and OLMo-core's .npy, Megatron's .bin with .idx), a folder of these, a glob, a Hugging Face "
+    "dataset folder (save_to_disk), any fsspec URL; text formats may be compressed (.gz .zst .bz2)"
 )
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 _DOLMA = re.compile(r"/(documents|attributes)/")
@@ -50,6 +51,7 @@ class SourceFile:
         weight: How often each of its documents was trained on.
         tags: What is known of all of its rows.
         attributes: The attribute files that are read with it, row by row, each with the name of its folder.
+        companions: What lies beside a token file, each with its role: sidecar, mask, index.
         notes: What should be counted of every one of its documents.
         hub: Set if it is a dataset on the hub and no file.
     """
@@ -63,6 +65,7 @@ class SourceFile:
     weight: float = 1.0
     tags: Mapping[str, str] = field(default_factory=dict)
     attributes: tuple[tuple[str, "SourceFile"], ...] = ()
+    companions: tuple[tuple[str, "SourceFile"], ...] = ()
     notes: tuple[str, ...] = ()
     hub: HubId | None = None
 
@@ -174,11 +177,13 @@ def _attribute_file(path: str, roots: set[str]) -> bool:
 
 
 def _select(filesystem: Any, below: Mapping[str, str]) -> list[str]:
-    """Data among the files of a folder: prose counts only where there is nothing structured beside it."""
+    """Data among the files of a folder: prose counts only where there is nothing else beside it."""
     visible = [path for path in below if not any(part.startswith((".", "_")) for part in path.split("/"))]
     roots = {f"/{path}".rpartition("/documents/")[0] for path in visible if "/documents/" in f"/{path}"}
     visible = [path for path in visible if not _attribute_file(path, roots)]
-    rows = [path for path in visible if suffix_of(path) in STRUCTURED and os.path.basename(path) not in _ABOUT_DATA]
+    rows, companions = separated(visible)
+    visible = [path for path in visible if path not in companions]
+    rows += [path for path in visible if suffix_of(path) in STRUCTURED and os.path.basename(path) not in _ABOUT_DATA]
     rows += [path for path in visible if begins_like_rows(filesystem, below[path])]
     return sorted(rows or [path for path in visible if suffix_of(path) in PROSE])
 
@@ -222,6 +227,8 @@ def _glob(filesystem: Any, root: str, given: str) -> list[SourceFile]:
     else:
         named = [(os.path.abspath(path), path) for path in _glob_local(given)]
         fixed = os.path.join(os.path.abspath(_fixed_part(os.path.expanduser(given)) or "."), "")
+    companions = separated(path for path, _ in named)[1]
+    named = [(path, source) for path, source in named if path not in companions]
     if not named:
         raise _refuse(given, "no file matches this pattern.")
     return [source_file(filesystem, path, source, path.removeprefix(fixed)) for path, source in named]
@@ -229,6 +236,9 @@ def _glob(filesystem: Any, root: str, given: str) -> list[SourceFile]:
 
 def _expand(given: str) -> tuple[list[SourceFile], list[str]]:
     filesystem, root = url_to_fs(os.path.expanduser(given) if "://" not in given else given)
+    stem, prefix = (root[:-4], given[:-4]) if root.endswith(".idx") else (root, given)
+    if not filesystem.isdir(root) and all(filesystem.isfile(f"{stem}{suffix}") for suffix in (".bin", ".idx")):
+        return _expand(f"{prefix}.bin")  # Megatron names a pair of files by what they have in common
     if filesystem.isfile(root):
         return [source_file(filesystem, root, given, os.path.basename(root.rstrip("/")))], []
     if filesystem.isdir(root):
@@ -252,6 +262,24 @@ def _guarded(given: str, action: Callable[[str], tuple[list[SourceFile], list[st
         raise _refuse(given, f"it cannot be opened: {error}") from error
 
 
+def _with_companions(file: SourceFile) -> SourceFile:
+    """A token file with what lies beside it."""
+    if kind_of(file.path) is None:
+        return file
+    found = []
+    for role, paths in beside(file.path):
+        path = next((each for each in paths if file.filesystem.isfile(each)), None)
+        if path is not None:
+            source = file.source[: file.source.rfind("/") + 1] + os.path.basename(path)
+            found.append((role, source_file(file.filesystem, path, source, os.path.basename(path))))
+    return replace(file, companions=tuple(found))
+
+
+def _find(given: str) -> tuple[list[SourceFile], list[str]]:
+    files, ignored = _expand(given)
+    return [_with_companions(file) for file in files], ignored
+
+
 def find_files(data: Sequence[str]) -> Listing:
     """The files that `data` names, in order; folders are read recursively and sorted.
 
@@ -261,7 +289,7 @@ def find_files(data: Sequence[str]) -> Listing:
     files: list[SourceFile] = []
     ignored: list[str] = []
     for given in data:
-        found, rest = _guarded(given, _expand)
+        found, rest = _guarded(given, _find)
         files.extend(found)
         ignored.extend(rest)
     return Listing(tuple(files), tuple(ignored))

@@ -180,15 +180,16 @@ def _with_eos(text: TargetText, encoded: Encoded, tokenizer: Tokenizer) -> Encod
     return np.append(tokens, end), np.append(mask, target)
 
 
-def encode_texts(texts: Sequence[TargetText], tokenizer: Tokenizer) -> list[Encoded]:
+def encode_texts(texts: Sequence[TargetText], tokenizer: Tokenizer, follow: bool = False) -> list[Encoded]:
     """Tokenise texts, each as a whole, and mark the tokens that overlap its spans.
 
     Args:
         texts: Texts; neighbours with equal `special` are tokenised in one call.
         tokenizer: With offsets ("fast"), tokens are those of the joined text; without, parts are tokenised apart.
+        follow: Texts are packed one behind the other, so that the first token of one may be predicted.
 
     Returns:
-        For each text, tokens int64 [T] and loss mask bool [T]; the first token is never a target.
+        For each text, tokens int64 [T] and loss mask bool [T]; the first token is no target unless texts follow.
 
     Raises:
         CorpusError: `eos` is wanted and the tokenizer has none.
@@ -207,7 +208,7 @@ def encode_texts(texts: Sequence[TargetText], tokenizer: Tokenizer) -> list[Enco
         out.extend(_with_eos(text, one, tokenizer) for text, one in zip(group, encoded, strict=True))
         position = stop
     for _, mask in out:
-        mask[:1] = False
+        mask[:1] &= follow
     return out
 
 

@@ -5,11 +5,29 @@ Axes: N batch rows, T tokens, E examples. An *example* is one window of one docu
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Document", "Skip", "TokenBatch"]
+__all__ = ["Document", "Origin", "Skip", "TokenBatch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a document of a token file lies in it, and the row of text that it was made from, as far as that is known.
+
+    Attributes:
+        start: First token, counted from the start of the token file.
+        stop: One past its last token.
+        file: The file of text that was tokenised, as the sidecar names it.
+        row: 0-based row in that file.
+    """
+
+    start: int
+    stop: int
+    file: str | None = None
+    row: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +40,12 @@ class Document:
         row: 0-based row (line, for text formats) within that file.
         hash: xxh3-128 of the content, hexadecimal.
         tokens: Token ids, int64 [T].
-        loss_mask: bool [T]; True where the token is a training target. The first token never is.
+        loss_mask: bool [T]; True where the token is a training target. The first token is one only if it was predicted
+            from the document that was packed before it.
         metadata: The row's tags: its fields other than the text, what its `metadata` and attribute files say of it, and
             what the mix says of its source; all as strings.
         notes: What a reader of the corpus should know about how it was read; keys of `whence.data.NOTES`.
+        origin: Its place in a token file; None if it was read from anything else.
     """
 
     id: str
@@ -36,16 +56,18 @@ class Document:
     loss_mask: NDArray[np.bool_]
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A row that could not be used, and why."""
+    """A row that could not be used, and why; with its tokens where they were trained on before what follows."""
 
     source: str
     row: int
     reason: str
     detail: str = ""
+    tokens: NDArray[Any] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
