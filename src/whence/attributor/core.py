@@ -22,11 +22,12 @@ from whence.curvature import SiteCurvature
 from whence.data import Corpus, encode_queries, open_corpus, refuse_changed_files, tokenizer_fingerprint
 from whence.errors import CoverageError, IncompleteError, InputError, ModelError, StaleRunError
 from whence.gradients import Recipe, Runner, SiteEncoder, build_encoders, language_examples
-from whence.interfaces import Coverage, EncodedQuery, Query, Site, TokenBatch
+from whence.interfaces import Coverage, EncodedQuery, Invariance, Query, Site, TokenBatch
 from whence.model import (
     CausalLM,
     LoadedModel,
     Placement,
+    check_invariance,
     coverage,
     find_sites,
     load_model,
@@ -103,6 +104,7 @@ class Attributor:
         self.source, self.device = found(chosen, started), device
         self.loaded, self.tokenizer = self._load(self.source, device, placement)
         merged["model"]["dtype"] = self.loaded.fingerprint["dtype"]  # what auto meant, wherever the run goes on
+        self.invariance: Invariance | None = None  # whether gradients depend on what shares a batch, as measured
         self.config = complete(merged, self.loaded.context, self.loaded.vocabulary)
         if self.config.fit.pack and not self.loaded.packs:
             raise InputError(
@@ -150,9 +152,13 @@ class Attributor:
             self._check_coverage()
             import whence
 
-            self.run.write({"whence": whence.__version__, "started_in": str(Path.cwd()), **content})
+            begun = {"whence": whence.__version__, "started_in": str(Path.cwd())}
+            self.invariance = check_invariance(self.loaded, self.sites)
+            self.run.write({**begun, "invariance": self.invariance.model_dump(mode="json"), **content})
             write_json(self.run.path / "coverage.json", self.coverage.model_dump(mode="json"))
             return
+        measured = stored.get("invariance")
+        self.invariance = None if measured is None else Invariance.model_validate(measured)
         remedy = "Go back to those settings, or name another run folder with --run to make a new run."
         refuse_if_changed(self.run.path, _flat(_bound(stored)), _flat(_bound(content)), remedy)
         self._check_coverage()

@@ -221,6 +221,7 @@ def summary(owner: "Attributor", recipe: Recipe, index: Index | None, opts: Trac
         bytes_per_document=per_document,
         coverage=owner.coverage,
         certificate=certificate_of(owner, f"{recipe.name}-{EXACT}" if index is None else index.folder.name),
+        invariance=owner.invariance,
         whence_version=whence.__version__,
         settings={
             **{"refined": opts.refine, "k": opts.k, "exact": opts.exact, "where": opts.where, "by": opts.by},

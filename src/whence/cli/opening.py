@@ -39,6 +39,8 @@ def open_run(run: Path, model: str | None, data: list[str] | None, values: dict[
         style="dim",
         markup=False,
     )
+    if owner.invariance is not None and owner.invariance.verdict in ("leak", "routing"):
+        console_of(stderr=True).print(f"Note: {owner.invariance.words}.", style="yellow", markup=False)
     return owner
 
 

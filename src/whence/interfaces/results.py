@@ -5,7 +5,7 @@ drop of log p(completion | prompt) had that one document not been trained on.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,11 +15,13 @@ from whence.interfaces.fidelity import Certificate
 __all__ = [
     "Coverage",
     "Hit",
+    "Invariance",
     "RunSummary",
     "SiteCoverage",
     "Token",
     "Trace",
     "TraceResult",
+    "Verdict",
     "WindowShare",
 ]
 
@@ -154,6 +156,47 @@ class Coverage(_Frozen):
         return self.attributed / self.parameters if self.parameters else 0.0
 
 
+Verdict = Literal["same", "rounding", "routing", "leak"]
+
+
+class Invariance(_Frozen):
+    """Whether a document's gradients depend on the other documents of its batch, as measured on short ones.
+
+    Attributes:
+        verdict: same (not a bit), rounding (no more than the dtype's), routing (rounding sent a token to other
+            experts), or leak (more than that).
+        change: Largest relative difference at a layer that was compared.
+        site: That layer; with routing, the experts that a token left.
+        attention: Attention implementation.
+        dtype: Of the model.
+    """
+
+    verdict: Verdict
+    change: float
+    site: str
+    attention: str
+    dtype: str
+
+    @property
+    def words(self) -> str:
+        """One sentence, with a remedy where there is something to remedy."""
+        where = f"with {self.attention} attention in {self.dtype}"
+        if self.verdict == "same":
+            return f"gradients do not depend on what shares a batch {where}"
+        if self.verdict == "rounding":
+            return f"gradients depend on what shares a batch by rounding alone (up to {self.change:.1e}) {where}"
+        if self.verdict == "routing":
+            return (
+                f"what shares a batch changes gradients by rounding, and through it which experts tokens go to (first "
+                f"at {self.site}) {where}; for repeatable numbers take --dtype float32 or --batch-tokens 1"
+            )
+        return (
+            f"a document's gradients depend on the other documents of its batch, by {self.change:.1e} at {self.site} "
+            f"{where}, which is more than rounding: scores would mix documents up. Take --attention eager, or "
+            "--batch-tokens 1, which puts each document into a batch of its own"
+        )
+
+
 class RunSummary(_Frozen):
     """The settings behind a result, as every page shows them; `notes` say what was read with a reservation."""
 
@@ -172,6 +215,7 @@ class RunSummary(_Frozen):
     bytes_per_document: float
     coverage: Coverage
     certificate: Certificate = Certificate()
+    invariance: Invariance | None = None
     whence_version: str
     settings: Mapping[str, Any] = {}
 

@@ -15,6 +15,7 @@ optimizers.py  a training's optimizers and the parameters each has
 muon.py        Muon: orthogonalised momentum
 dropout.py     every dropout of a model
 train.py       the one training loop
+invariance.py  whether gradients depend on what shares a batch
 capture.py     inputs and output gradients of every site, without weight gradients
 """
 
@@ -22,6 +23,7 @@ from whence.model.capture import Capture, Consumer, frozen, probe_sites
 from whence.model.devices import Placement, resolve_device
 from whence.model.dropout import has_dropout, set_dropout
 from whence.model.follower import follow
+from whence.model.invariance import check_invariance
 from whence.model.load import (
     LoadedModel,
     as_loaded,
@@ -51,6 +53,7 @@ __all__ = [
     "Training",
     "as_loaded",
     "block_of",
+    "check_invariance",
     "config_fingerprint",
     "coverage",
     "dismiss",

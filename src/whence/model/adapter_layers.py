@@ -81,7 +81,8 @@ def _weighted(layer: Any) -> Any:
         if base_result is None:
             base = nn.functional.linear(x, transpose(weight, layer.fan_in_fan_out))
         else:
-            base = base_result if base_layer.bias is None else base_result - base_layer.bias
+            bias = base_layer.bias
+            base = base_result - bias if isinstance(bias, Tensor) else base_result
         scaled: Tensor = layer.gain((base + lora_B(lora_A(x)) * scaling) / norm)
         return scaled - base
 

@@ -81,6 +81,8 @@ def _settings(summary: RunSummary) -> Html:
         ("Damping", summary.damping),
         ("whence", summary.whence_version),
     ]
+    if summary.invariance is not None:
+        facts.insert(-1, ("Batches", summary.invariance.words))
     rows = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in facts]
     return tag("div", tag("h3", "Settings"), tag("table", *rows, cls="settings"), _all_settings(summary.settings))
 
