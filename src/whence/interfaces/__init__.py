@@ -1,6 +1,6 @@
 """The nouns that rooms exchange.
 
-documents.py   Document, Skip, TokenBatch           from the data room
+documents.py   Document, Origin, Skip, TokenBatch   from the data room
 queries.py     Query, EncodedText, EncodedQuery     a question, as written and as tokens
 sites.py       Site, Use                            one weight matrix to attribute
 breakdowns.py  Breakdown, GroupShare                influence by group of documents
@@ -9,7 +9,7 @@ fidelity.py    LabResult, Reading, Certificate …    how true scores were found
 """
 
 from whence.interfaces.breakdowns import Breakdown, GroupShare
-from whence.interfaces.documents import Document, Skip, TokenBatch
+from whence.interfaces.documents import Document, Origin, Skip, TokenBatch
 from whence.interfaces.fidelity import (
     Certificate,
     Cost,
@@ -52,6 +52,7 @@ __all__ = [
     "Measure",
     "MethodKind",
     "MethodSummary",
+    "Origin",
     "Query",
     "Reading",
     "RunSummary",
