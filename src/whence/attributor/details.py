@@ -36,7 +36,7 @@ class Detail:
         gradient_dot: Plain inner product of gradients over n.
         sites: By site, in the sites' order.
         experts: By expert of each stack of experts, as ``site[expert]``; the strongest of them.
-        windows: (start, stop, influence) of every window.
+        windows: (start, stop, influence) of every window; a start below 0 is that many tokens before the document.
         window: Index of the window with the largest |influence|.
         tokens: Influence by token of that window, shifted so that it lies on the token being predicted.
     """

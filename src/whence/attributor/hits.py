@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from whence.attributor.details import Detail
 from whence.attributor.search import Found
-from whence.data import pieces_of
-from whence.interfaces import EncodedQuery, Hit, Query, Token, WindowShare
+from whence.data import CharacterMap, characters_of, pieces_of
+from whence.interfaces import Document, EncodedQuery, Extract, Hit, Provenance, Query, Token, WindowShare
 
 if TYPE_CHECKING:
     from whence.attributor.core import Attributor
@@ -76,29 +76,67 @@ class HitMaker:
             if detail is None
             else {site.name: float(value) for site, value in zip(owner.sites, detail.sites, strict=True)},
             experts={} if detail is None else detail.experts,
-            windows=()
-            if detail is None
-            else tuple(
-                WindowShare(start=start, stop=stop, influence=influence) for start, stop, influence in detail.windows
-            ),
-            tokens=_document_tokens(owner, record.tokens, record.loss_mask, detail),
+            windows=() if detail is None else tuple(_share(*window) for window in detail.windows),
+            tokens=_document_tokens(owner, record, detail),
+            provenance=_provenance(owner, record, detail),
             query_tokens=tuple(self.on_query[document].tolist()) if document in self.on_query else (),
         )
 
 
-def _document_tokens(
-    owner: "Attributor", tokens: NDArray[np.int64], targets: NDArray[np.bool_], detail: Detail | None
-) -> tuple[Token, ...]:
-    """The tokens of a document's most influential window."""
-    start, stop = (0, min(len(tokens), owner.config.corpus.context))
-    if detail is not None:
-        start, stop, _ = detail.windows[detail.window]
-    shown = tokens[start:stop]
+def _share(start: int, stop: int, influence: float) -> WindowShare:
+    return WindowShare(start=max(start, 0), stop=stop, influence=influence, context=max(-start, 0))
+
+
+def _shown(owner: "Attributor", record: Document, detail: Detail | None) -> tuple[int, int, NDArray[np.float64]]:
+    """Start and stop of the window that is shown, and the influence of its tokens, those before the document too."""
+    if detail is None:
+        stop = min(len(record.tokens), owner.config.corpus.context)
+        return 0, stop, np.zeros(stop)
+    start, stop, _ = detail.windows[detail.window]
+    return start, stop, detail.tokens
+
+
+def _document_tokens(owner: "Attributor", record: Document, detail: Detail | None) -> tuple[Token, ...]:
+    """The tokens of a document's most influential window; one stands for all that were packed before the document."""
+    start, stop, shares = _shown(owner, record, detail)
+    before, first = max(-start, 0), max(start, 0)
+    shown = record.tokens[first:stop]
     texts = pieces_of(shown, owner.tokenizer) if owner.tokenizer is not None else [f"{token} " for token in shown]
-    shares = detail.tokens if detail is not None else np.zeros(len(shown))
-    return tuple(
+    own = tuple(
         Token(text=text, influence=float(share), target=bool(target))
-        for text, share, target in zip(texts, shares, targets[start:stop], strict=True)
+        for text, share, target in zip(texts, shares[before:], record.loss_mask[first:stop], strict=True)
+    )
+    if not before:
+        return own
+    words = f"[{before:,} tokens packed before this document] "
+    return Token(text=words, influence=float(shares[:before].sum()), target=False, context=True), *own
+
+
+def _provenance(owner: "Attributor", record: Document, detail: Detail | None) -> Provenance:
+    """Where the shown window lies in the row that the document was made from."""
+    start, stop, shares = _shown(owner, record, detail)
+    own = shares[max(-start, 0) :]
+    first = max(start, 0)
+    map_ = characters_of(record, owner.tokenizer, owner.config.corpus)
+    peak = first + int(np.abs(own).argmax()) if detail is not None and len(own) else None
+    origin = record.origin
+    named = origin is not None and origin.file is not None
+    return Provenance(
+        file=origin.file if origin is not None and origin.file is not None else record.source,
+        row=origin.row if origin is not None and named else record.row,
+        fields=() if map_ is None else map_.fields,
+        checked=None if map_ is None else map_.checked,
+        window=_extract(record, map_, first, stop),
+        peak=None if peak is None else _extract(record, map_, peak, peak + 1),
+    )
+
+
+def _extract(record: Document, map_: CharacterMap | None, start: int, stop: int) -> Extract:
+    at = None if record.origin is None else record.origin.start
+    return Extract(
+        tokens=(start, stop),
+        characters=None if map_ is None else map_.range(start, stop),
+        file_tokens=None if at is None else (at + start, at + stop),
     )
 
 

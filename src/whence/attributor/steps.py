@@ -58,14 +58,15 @@ class Step(Protocol):
 
 
 def batches(owner: "Attributor", rows: NDArray[np.int64]) -> Iterable[tuple[NDArray[np.int64], Examples, int]]:
-    """Windows in batches of similar length: (places in `rows`, batch, real tokens)."""
+    """Windows in batches of similar length: (places in `rows`, batch, tokens of their own documents)."""
     corpus, fit = owner.corpus, owner.config.fit
     spans = [corpus.window(int(row)) for row in rows]
     lengths = np.array([stop - start for _, start, stop in spans], dtype=np.int64)
+    own = np.array([stop - max(start, 0) for _, start, stop in spans], dtype=np.int64)
     pack = owner.config.corpus.context if fit.pack else None
     for places in plan_batches(lengths, fit.batch_tokens, pack):
         batch = make_batch(corpus, rows[places], pack=pack)
-        yield places, language_examples(batch, owner.loaded), int(lengths[places].sum())
+        yield places, language_examples(batch, owner.loaded), int(own[places].sum())
 
 
 class CorpusStep:

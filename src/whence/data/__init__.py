@@ -23,6 +23,7 @@ ingestion.py     a corpus → shares on disk, resumable, any number of workers, 
 shares.py        one share on disk: written whole, read memory-mapped
 corpus.py        the finished corpus by global document and window numbers
 batches.py       windows → padded or packed batches of a fixed token budget
+provenance.py    a document's tokens → characters of the row they were made from
 queries.py       query files → queries → tokens
 
 Tokenizers are passed in; nothing here imports torch or transformers.
@@ -37,6 +38,7 @@ from whence.data.ingestion import ingest, refuse_changed_files
 from whence.data.listing import corpus_files
 from whence.data.mix import read_mix
 from whence.data.packing import windows_of
+from whence.data.provenance import CharacterMap, characters_of
 from whence.data.queries import encode_queries, encode_query, load_queries
 from whence.data.readers import Row, open_rows
 from whence.data.sources import Listing, SourceFile, find_files
@@ -45,6 +47,7 @@ from whence.data.tokenization import Tokenizer, pieces_of, tokenizer_fingerprint
 __all__ = [
     "NOTES",
     "SKIP_REASONS",
+    "CharacterMap",
     "Condition",
     "Corpus",
     "CorpusConfig",
@@ -55,6 +58,7 @@ __all__ = [
     "SourceSettings",
     "Tokenizer",
     "batch_from_sequences",
+    "characters_of",
     "corpus_files",
     "date_of",
     "encode_queries",

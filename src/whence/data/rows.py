@@ -21,7 +21,7 @@ from whence.data.tokenization import Encoded, TargetText, Tokenizer, encode_text
 from whence.errors import CorpusError
 from whence.interfaces import Document, Skip
 
-__all__ = ["documents_of"]
+__all__ = ["documents_of", "text_hash"]
 
 IGNORED_LABEL = -100
 
@@ -79,6 +79,11 @@ def _digest(*parts: bytes) -> str:
         hasher.update(len(part).to_bytes(8, "little"))
         hasher.update(part)
     return hasher.hexdigest()
+
+
+def text_hash(*texts: str) -> str:
+    """The content hash of a document made from these texts of its row."""
+    return _digest(*(text.encode("utf-8", "surrogatepass") for text in texts))
 
 
 def _compact(value: Any) -> str:
@@ -141,7 +146,7 @@ def _content_hash(row: Row, form: str, config: CorpusConfig, encoded: Encoded) -
     if form == "messages":
         return _digest(_compact(parsed(row.fields[config.messages_field])).encode())
     names = (config.text_field,) if form == "text" else (config.prompt_field, config.completion_field)
-    return _digest(*(row.fields[name].encode() for name in names))
+    return text_hash(*(row.fields[name] for name in names))
 
 
 def _used(row: Row, form: str, config: CorpusConfig) -> set[str]:

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from whence.errors import CorpusError
 
-__all__ = ["Span", "TargetText", "Tokenizer", "encode_texts", "pieces_of", "tokenizer_fingerprint"]
+__all__ = [
+    "Span",
+    "TargetText",
+    "Tokenizer",
+    "encode_texts",
+    "offsets_of",
+    "pieces_of",
+    "tokenizer_fingerprint",
+]
 
 Span = tuple[int, int]
 REPLACEMENT = "\ufffd"
@@ -108,6 +116,12 @@ def _reach(offsets: Sequence[Span], length: int, marks: Sequence[int]) -> list[S
         out.append((min(start, previous), stop) if start == stop else (start, stop))
         previous = max(previous, stop)
     return out
+
+
+def offsets_of(text: str, tokenizer: Tokenizer, special: bool = True) -> tuple[list[int], list[Span]]:
+    """Tokens of a text and the characters each stands for; needs a tokenizer with offsets."""
+    out = _call(tokenizer, [text], special, return_offsets_mapping=True, return_special_tokens_mask=True)
+    return list(out["input_ids"][0]), _reach(out["offset_mapping"][0], len(text), out["special_tokens_mask"][0])
 
 
 def _covered(reach: Sequence[Span], spans: Sequence[Span], length: int) -> NDArray[np.bool_]:

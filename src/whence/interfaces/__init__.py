@@ -21,6 +21,7 @@ from whence.interfaces.fidelity import (
     Reading,
     Truth,
 )
+from whence.interfaces.provenance import Extract, Provenance
 from whence.interfaces.queries import EncodedQuery, EncodedText, Query
 from whence.interfaces.results import (
     Coverage,
@@ -45,6 +46,7 @@ __all__ = [
     "EncodedQuery",
     "EncodedText",
     "Estimate",
+    "Extract",
     "GroupShare",
     "Hit",
     "Invariance",
@@ -53,6 +55,7 @@ __all__ = [
     "MethodKind",
     "MethodSummary",
     "Origin",
+    "Provenance",
     "Query",
     "Reading",
     "RunSummary",

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from whence.interfaces.breakdowns import Breakdown
 from whence.interfaces.fidelity import Certificate
+from whence.interfaces.provenance import Provenance
 
 __all__ = [
     "Coverage",
@@ -31,19 +32,27 @@ class _Frozen(BaseModel):
 
 
 class Token(_Frozen):
-    """One token as text, and the influence (nats) that arises where the model predicts it."""
+    """One token as text, and the influence (nats) that arises where the model predicts it.
+
+    `context` marks what stands for all tokens of other documents that were packed before the document.
+    """
 
     text: str
     influence: float = 0.0
     target: bool = True
+    context: bool = False
 
 
 class WindowShare(_Frozen):
-    """Influence (nats) of tokens start..stop (half-open) of a document that was split into windows."""
+    """Influence (nats) of tokens start..stop (half-open) of a document that was split into windows.
+
+    `context` is how many tokens of other documents stood before them in the training sequence.
+    """
 
     start: int
     stop: int
     influence: float
+    context: int = 0
 
 
 class Hit(_Frozen):
@@ -67,6 +76,7 @@ class Hit(_Frozen):
         experts: Of a mixture of experts, influence of the strongest experts, as ``site[expert]``; part of `sites`.
         windows: Influence by window; sums to `influence`.
         tokens: The document's tokens with their influence (of the window with the largest |influence|).
+        provenance: The row it was made from and where in it these tokens are (None in results of older versions).
         query_tokens: Influence of this document by query token, aligned with `Trace.tokens`.
     """
 
@@ -91,6 +101,7 @@ class Hit(_Frozen):
     experts: Mapping[str, float] = {}
     windows: tuple[WindowShare, ...] = ()
     tokens: tuple[Token, ...] = ()
+    provenance: Provenance | None = None
     query_tokens: tuple[float, ...] = ()
 
 
@@ -227,12 +238,12 @@ class TraceResult(_Frozen):
     traces: tuple[Trace, ...]
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """One flat row per (query, list, hit): identity, influence and ranks; no tokens."""
+        """One flat row per (query, list, hit): identity, influence, ranks and place; no tokens."""
         rows: list[dict[str, Any]] = []
         for trace in self.traces:
             for kind, hits in (("proponent", trace.proponents), ("opponent", trace.opponents)):
                 for hit in hits:
-                    flat = hit.model_dump(exclude={"sites", "experts", "windows", "tokens", "query_tokens", "metadata"})
+                    flat = {**hit.model_dump(exclude=_NOT_FLAT), **_place(hit.provenance)}
                     rows.append({"query_id": trace.query_id, "list": kind, **flat, "metadata": dict(hit.metadata)})
         return rows
 
@@ -252,14 +263,29 @@ class TraceResult(_Frozen):
         return self.to_arrow().to_pandas()
 
 
+_PLACES = ("origin_row", "token_start", "token_stop", "character_start", "character_stop")
+_NOT_FLAT = {"sites", "experts", "windows", "tokens", "query_tokens", "metadata", "provenance"}
+
+
+def _place(found: Provenance | None) -> dict[str, Any]:
+    """Provenance as columns; None where it is not known."""
+    start, stop = (None, None) if found is None else found.window.tokens
+    first, last = (None, None) if found is None or found.window.characters is None else found.window.characters
+    return {
+        "origin_file": None if found is None else found.file,
+        "origin_row": None if found is None else found.row,
+        **{"token_start": start, "token_stop": stop, "character_start": first, "character_stop": last},
+    }
+
+
 def _arrow_schema() -> Any:
     """Columns of `TraceResult.to_arrow`, so that tables of different results (even empty ones) can be joined."""
     import pyarrow as pa
 
     kinds = {"string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
     columns = {
-        "string": ("query_id", "list", "id", "source", "hash", "metadata"),
-        "int": ("rank", "row", "document", "length", "index_rank", "gradient_dot_rank", "bm25_rank"),
+        "string": ("query_id", "list", "id", "source", "hash", "metadata", "origin_file"),
+        "int": ("rank", "row", "document", "length", "index_rank", "gradient_dot_rank", "bm25_rank", *_PLACES),
         "float": ("weight", "influence", "index_influence", "gradient_dot", "bm25"),
         "bool": ("refined",),
     }
