@@ -189,7 +189,7 @@ def test_a_linear_layer_after_a_replayed_parameter_computes():
     x = torch.randn(4, 5, 6, dtype=torch.float64)
     losses = lambda: model(x).square().sum((1, 2))  # noqa: E731
     sites = probed(model, losses, 4)
-    assert [site.name for site in sites] == ["into", "middle", "out", "decay", "gain"]
+    assert {site.name for site in sites} == {"into", "middle", "out", "decay", "gain"}
     wanted = gradients(model, [lambda i=i: model(x[i : i + 1]).square().sum() for i in range(4)])
     blocks = {}
     Capture(model, sites).run(losses, 4, lambda site, uses: blocks.update({site.name: uses[0].blocks()}))
@@ -201,7 +201,7 @@ def test_a_parameter_with_another_way_to_the_loss_is_not_attributed():
     model = shake(Gated(fails=True))
     x = torch.randn(2, 5, 6, dtype=torch.float64)
     sites = probed(model, lambda: model(x).square().sum((1, 2)), 2)
-    assert [site.name for site in sites] == ["into", "middle", "out", "decay"], "what agrees with autograd, alone"
+    assert {site.name for site in sites} == {"into", "middle", "out", "decay"}, "what agrees with autograd, alone"
     missing = [line for line in coverage(model, sites).sites if not line.attributed]
     assert [line.name for line in missing] == ["gain"]
     assert missing[0].reason.startswith("Gated uses it without a layer")
