@@ -111,12 +111,12 @@ def write_jsonl(path, rows) -> str:
     return str(path)
 
 
-def save_model(folder, model: nn.Module, dtype: torch.dtype = torch.float32) -> str:
+def save_model(folder, model: nn.Module, dtype: torch.dtype = torch.float32, words=WORDS) -> str:
     """A model directory with a word-level tokenizer, as a user would have it."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(["<unk>", "<s>", "</s>", *WORDS]))}
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(["<unk>", "<s>", "</s>", *words]))}
     rules = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     rules.pre_tokenizer = pre_tokenizers.Whitespace()
     model.to(dtype).save_pretrained(folder)

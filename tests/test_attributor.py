@@ -14,6 +14,7 @@ from oracle import dense_ekfac, gradients, relative, sequence_loss
 from test_capture import expected
 from whence import Attributor, Query
 from whence.attributor.curvatures import load_curvatures
+from whence.model import parameters_of
 
 N = DOCUMENTS
 FIT = {"sample": 1.0, "parts": 2, "precision": "full", "batch_tokens": 60}
@@ -150,13 +151,9 @@ def test_the_sign_and_the_unit(base, truth):
             c = wide[site.name]
             damping = 0.1 * float(c.eigenvalues.mean())
             step = c.solve(blocks[site.name][document].reshape(1, site.outputs, site.inputs), damping)[0] * small / N
-            weight = step[:, :-1] if site.bias else step
-            parameter = model.get_parameter(site.parameters[0])
             with torch.no_grad():
-                stored_in_out = type(model.get_submodule(site.name)).__name__ in ("Conv1D", "Embedding")
-                parameter += weight.T if stored_in_out else weight
-                if site.bias:
-                    model.get_parameter(site.parameters[1]).add_(step[:, -1])
+                for name, part in parameters_of(site, model, step).items():
+                    model.get_parameter(name).add_(part)
         drop = (before - log_p()) / small
         with torch.no_grad():
             for name, p in model.named_parameters():

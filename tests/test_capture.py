@@ -15,6 +15,7 @@ from whence.gradients import Examples, Runner, gradient_blocks, language_example
 from whence.model import Capture, CausalLM, Classification, SquaredError, find_sites, probe_sites
 
 TIGHT = 1e-8
+SINGLE = 1e-6
 
 MODELS = {
     "gpt2 tied": ("gpt2", {}),
@@ -38,7 +39,9 @@ LAYOUTS = {
 
 
 def expected(model, site, grads):
-    """A site's gradients from autograd's, in the site's orientation."""
+    """A site's gradients from autograd's, in the site's orientation; experts are stored [E, O, I] in these models."""
+    if site.elementwise:
+        return grads[site.parameters[0]].flatten(1)[..., None]
     owner = model.get_submodule(site.parameters[0].rpartition(".")[0])
     stored_in_out = type(owner).__name__ == "Conv1D" or site.vocabulary == "inputs"
     return block(grads, site.parameters[0], transposed=stored_in_out, bias=site.parameters[1] if site.bias else None)
@@ -65,13 +68,13 @@ def test_language_models_in_every_layout(name):
         for site in runner.sites:
             assert blocks[site.name].dtype == torch.float64
             error = relative(blocks[site.name], expected(model, site, wanted))
-            assert error < TIGHT, (name, layout, site.name, error)
+            rounded = kind == "gemma3" and site.elementwise  # it multiplies by a norm's scale in float32
+            assert error < (SINGLE if rounded else TIGHT), (name, layout, site.name, error)
             covered |= set(site.parameters)
         for (tokens, mask), loss in zip(data, losses):
             alone = sequence_loss(model, torch.from_numpy(tokens), torch.from_numpy(mask)).detach()
             assert float(loss) == pytest.approx(float(alone), rel=1e-10)
-    matrices = {n for n, p in model.named_parameters() if p.ndim == 2 and "norm" not in n and "gate.weight" not in n}
-    assert covered >= matrices, "a weight matrix of this model was left out"
+    assert covered == {name for name, _ in model.named_parameters()}, "a parameter of this model was left out"
 
 
 def test_parameters_and_modes_are_as_they_were():

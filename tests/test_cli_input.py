@@ -9,6 +9,7 @@ import torch
 
 from command_line import ASK, index_of, launch
 from conftest import WORD_COUNT, causal_lm, save_model, write_jsonl
+from whence.model import experts
 
 # ---------------------------------------------------------------------- corpora that cannot be used
 
@@ -86,7 +87,8 @@ def test_a_model_without_tokenizer(refused, tmp_path, model, data):
             says=("tokenizer", str(tmp_path / "m"), "--tokenizer"))  # fmt: skip
 
 
-def test_coverage_below_the_limit_names_the_flag(refused, whence, tmp_path, data):
+def test_coverage_below_the_limit_names_the_flag(refused, whence, tmp_path, data, monkeypatch):
+    monkeypatch.setattr(experts, "is_experts", lambda module: False)  # as a class that transformers does not dispatch
     sizes = {"vocab_size": WORD_COUNT, "hidden_size": 16, "moe_intermediate_size": 16}
     moe = save_model(tmp_path / "moe", causal_lm("qwen3moe", **sizes))
     message = refused("fit", "--run", tmp_path / "r", "-m", moe, "-d", data, says=("experts", "--min-coverage"))

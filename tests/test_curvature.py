@@ -81,6 +81,17 @@ def counted(mask, head):
     return predicting if head else np.arange(predicting[-1] + 1)
 
 
+def elementwise_sides(module, use, a, g, tokens):
+    """A constant and the gradient of a norm's scale or shift at each token, summed over the token's heads."""
+    if isinstance(module, torch.nn.LayerNorm):
+        plain = torch.nn.functional.layer_norm(a, a.shape[-1:], eps=module.eps)
+    else:
+        single = a.float()  # as the class computes
+        plain = (single * (single.square().mean(-1, keepdim=True) + module.variance_epsilon).rsqrt()).to(a.dtype)
+    vectors = (g if use.bias else g * plain).reshape(tokens, -1, g.shape[-1]).sum(1)
+    return vectors.new_ones(tokens, 1), vectors
+
+
 def dense_moments(model, site, data, labels):
     """By use: (sum of output vectors' products, of inputs', tokens) of all examples; one-hot sides as frequencies."""
     uses = []
@@ -90,6 +101,7 @@ def dense_moments(model, site, data, labels):
         a_all, g_all = [], []
         for (_, mask), loss in zip(data, losses_of(model, data, labels)):
             a, g = sides(model, module, loss)
+            a, g = elementwise_sides(module, use, a, g, len(mask)) if site.elementwise else (a, g)
             rows = torch.from_numpy(counted(mask, is_head))
             a_all.append(a[rows])
             g_all.append(g[rows])
@@ -97,7 +109,7 @@ def dense_moments(model, site, data, labels):
         if not a.is_floating_point():
             hot = torch.nn.functional.one_hot(a, module.num_embeddings).double()
             a = hot * (1 if module.padding_idx is None else (a != module.padding_idx).double()[:, None])
-        if use.bias:
+        if use.bias and not site.elementwise:
             a = torch.cat([a, torch.ones(len(a), 1, dtype=a.dtype)], 1)
         uses.append((a, g) if use.flipped else (g, a))
     return uses
@@ -271,7 +283,7 @@ def test_a_wide_head_is_diagonal_on_its_output_side():
     head = kfac["lm_head"]
     assert head.outputs is None
     assert head.inputs is not None
-    others = [kfac[s.name] for s in runner.sites if not s.head and s.vocabulary is None]
+    others = [kfac[s.name] for s in runner.sites if not s.head and s.vocabulary is None and not s.elementwise]
     assert all(c.outputs is not None for c in others), "the limit is for the head alone"
     full = fitted("llama")[3]["lm_head"]
     assert full.outputs is not None

@@ -5,11 +5,13 @@ import torch
 
 import whence
 from conftest import WORD_COUNT, causal_lm, rows, save_model, sequences, write_jsonl
+from oracle import gradients as plain_gradients
+from oracle import relative, sequence_loss
 from whence.attributor.core import sites_of
 from whence.data import batch_from_sequences
 from whence.errors import InputError, ModelError
 from whence.gradients import Runner, gradient_blocks, language_examples
-from whence.model import LoadedModel, Placement, as_loaded, load_model
+from whence.model import LoadedModel, Placement, as_loaded, find_sites, load_model
 from whence.model.checkpointing import checkpoint_blocks
 from zoo import ZOO
 
@@ -102,21 +104,30 @@ def _rounded(kind: str, dtype: torch.dtype) -> LoadedModel:
     return as_loaded(ZOO[kind](torch.bfloat16).to(dtype))
 
 
-@pytest.mark.parametrize("kind", ["llama", "olmoe"])
+def autograd(kind: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Gradients of every parameter by autograd alone, the experts in a loop."""
+    model = _rounded(kind, dtype).model
+    if kind != "llama":
+        model.set_experts_implementation("eager")
+    texts = [(torch.from_numpy(tokens), torch.from_numpy(mask)) for tokens, mask in sequences((9, 5, 7))]
+    return plain_gradients(model, [lambda t=t, m=m: sequence_loss(model, t, m) for t, m in texts])
+
+
+@pytest.mark.parametrize("kind", ["llama", "olmoe", "qwen3_moe", "nemotron_h"])
 def test_half_precision_gives_the_gradients_to_its_accuracy(kind):
+    """As far from float32 as autograd is in the same half precision, one example at a time: routing flips there too."""
     exact, half = gradients(_rounded(kind, torch.float32)), gradients(_rounded(kind, torch.bfloat16))
-    errors = []
+    wide, narrow = (autograd(kind, dtype) for dtype in (torch.float32, torch.bfloat16))
+    parameters = {site.name: site.parameters[0] for site in find_sites(ZOO[kind](torch.float32))}
     for name, block in exact.items():
         assert half[name].dtype == torch.float32
-        flat = block.flatten(1), half[name].flatten(1)
-        assert float(torch.nn.functional.cosine_similarity(*flat).min()) > 0.97, name
-        errors.append(float((flat[0] - flat[1]).norm() / flat[0].norm()))
-    assert sorted(errors)[len(errors) // 2] < 0.05
+        rounding = relative(narrow[parameters[name]], wide[parameters[name]])
+        assert relative(half[name], block) < 0.02 + 1.2 * rounding, (name, rounding)
 
 
 @pytest.mark.parametrize("kind", ["llama", "olmoe"])
 def test_a_run_in_half_precision(tmp_path, kind):
-    model = save_model(tmp_path / kind, causal_lm(kind, vocab_size=WORD_COUNT))
+    model = save_model(tmp_path / kind, causal_lm(kind, vocab_size=WORD_COUNT), torch.bfloat16)
     data = write_jsonl(tmp_path / "corpus.jsonl", rows())
     query = whence.Query(prompt="ask keeper of", completion=" lighthouse he knows")
     found = {}

@@ -125,6 +125,9 @@ class _NoFloat32(TorchFunctionMode):
         kwargs = {key: wide(value) for key, value in (kwargs or {}).items()}
         if func is torch.Tensor.float:
             func = torch.Tensor.double
+        if func is torch.Tensor.backward:  # hooks that run in it may run parts of the model again
+            with self:
+                return torch.autograd.backward(args[0], kwargs.get("gradient"), kwargs.get("retain_graph"))
         return func(*map(wide, args), **kwargs)
 
 

@@ -1,7 +1,8 @@
-"""Makes one of the lab's three set-ups: a trained model, its corpus, queries, and how to train it again.
+"""Makes one of the lab's set-ups: a trained model, its corpus, queries, and how to train it again.
 
     python benchmarks/lab/setup.py llama-docs OUT         Llama, AdamW, documentation of Python's own library
     python benchmarks/lab/setup.py gpt2-facts OUT         GPT-2, Muon, statements about made-up people
+    python benchmarks/lab/setup.py olmoe-docs OUT         OLMoE (8 experts, 2 for each token), as llama-docs
     python benchmarks/lab/setup.py olmo2-finetune OUT     OLMo 2, SGD with momentum, fine-tuned on word problems
 
 Everything is made here, offline, from a seed and from text that ships with Python: the same Python and library versions
@@ -72,10 +73,18 @@ class Setup:
 
 
 def _llama_docs() -> Setup:
+    return _docs("llama")
+
+
+def _olmoe_docs() -> Setup:
+    return _docs("olmoe")
+
+
+def _docs(architecture: str) -> Setup:
     import library
 
     return Setup(
-        architecture="llama",
+        architecture=architecture,
         vocabulary=512,
         context=64,
         rows=lambda tokenizer: library.library_windows(tokenizer, length=64, documents=25, queries=2, seed=0),
@@ -161,6 +170,7 @@ def _olmo2_finetune() -> Setup:
 
 SETUPS: dict[str, Callable[[], Setup]] = {
     "llama-docs": _llama_docs,
+    "olmoe-docs": _olmoe_docs,
     "gpt2-facts": _gpt2_facts,
     "olmo2-finetune": _olmo2_finetune,
 }

@@ -103,7 +103,27 @@ def _olmo2(shared: dict[str, Any], vocabulary: int, context: int) -> PreTrainedM
     )
 
 
-ARCHITECTURES = {"llama": _llama, "gpt2": _gpt2, "olmo2": _olmo2}
+def _olmoe(shared: dict[str, Any], vocabulary: int, context: int) -> PreTrainedModel:
+    from transformers import OlmoeConfig, OlmoeForCausalLM
+
+    return OlmoeForCausalLM(
+        OlmoeConfig(
+            **shared,
+            vocab_size=vocabulary,
+            hidden_size=48,
+            intermediate_size=32,
+            num_experts=8,
+            num_experts_per_tok=2,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=context,
+            tie_word_embeddings=False,
+        )
+    )
+
+
+ARCHITECTURES = {"llama": _llama, "gpt2": _gpt2, "olmo2": _olmo2, "olmoe": _olmoe}
 
 
 def make_model(architecture: str, vocabulary: int, context: int, seed: int) -> PreTrainedModel:

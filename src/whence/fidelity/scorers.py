@@ -115,7 +115,7 @@ def select_sites(sites: Sequence[Site], patterns: Sequence[str]) -> tuple[str, .
     """
     if not patterns:
         return tuple(site.name for site in sites)
-    blocks = {site.name for site in sites if not site.head and site.vocabulary is None}
+    blocks = {site.name for site in sites if not site.head and site.vocabulary is None and not site.elementwise}
     chosen: set[str] = set()
     for pattern in patterns:
         matched = blocks if pattern == BLOCKS else {s.name for s in sites if fnmatch.fnmatchcase(s.name, pattern)}

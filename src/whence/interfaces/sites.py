@@ -5,7 +5,7 @@ from typing import Literal
 
 __all__ = ["Site", "Use", "Vocabulary", "Way"]
 
-Way = Literal["layer", "copies", "replay"]
+Way = Literal["layer", "experts", "router", "norm", "copies", "replay"]
 Vocabulary = Literal["inputs", "outputs"] | None
 
 
@@ -17,8 +17,9 @@ class Use:
         module: Its name in the model.
         flipped: Whether it multiplies by the transpose.
         bias: Whether it adds the site's bias.
-        way: How the weight's gradient is read: from a layer's input and its output's gradient; or, where a module
-            uses the weight in its own forward, by giving each example a copy, or by running the module again.
+        way: How the weight's gradient is read: from the input and the output's gradient of a layer, of a stack of
+            experts, of a router (its logits) or of a norm; or, where a module uses the weight in its own forward, by
+            giving each example a copy, or by running the module again.
     """
 
     module: str
@@ -68,7 +69,7 @@ class Site:
     @property
     def by_token(self) -> bool:
         """Whether its gradient is known token by token, and not only for an example as a whole."""
-        return all(use.way == "layer" for use in self.uses)
+        return all(use.way not in ("copies", "replay") for use in self.uses)
 
     @property
     def size(self) -> int:

@@ -8,7 +8,13 @@ sharding.py    slices of parameters where transformers cannot make them
 follower.py    what the others do
 blocks.py      the transformer blocks of a model
 checkpointing.py  blocks that are run again in the backward pass
-sites.py       which weights are attributed, their orientation; the coverage report
+sites.py       which weights are attributed, and how a block lies in the parameters
+layers.py      linear layers and embeddings
+experts.py     stacks of experts, read through transformers' experts interface
+routers.py     the logits by which experts are chosen
+norms.py       scales and shifts
+probe.py       which sites really run
+coverage.py    what is attributed, what is not, and why
 objectives.py  the summed losses that are differentiated
 training.py    how a model is trained, as data
 optimizers.py  a training's optimizers and the parameters each has
@@ -19,7 +25,8 @@ invariance.py  whether gradients depend on what shares a batch
 capture.py     inputs and output gradients of every site, without weight gradients
 """
 
-from whence.model.capture import Capture, Consumer, frozen, probe_sites
+from whence.model.capture import Capture, Consumer, frozen
+from whence.model.coverage import coverage
 from whence.model.devices import Placement, resolve_device
 from whence.model.dropout import has_dropout, set_dropout
 from whence.model.follower import follow
@@ -36,7 +43,8 @@ from whence.model.load import (
 )
 from whence.model.objectives import CausalLM, Classification, LanguageInputs, Objective, SquaredError
 from whence.model.parallel import dismiss, is_lost, join_team
-from whence.model.sites import block_of, coverage, find_sites, parameters_of
+from whence.model.probe import probe_sites
+from whence.model.sites import block_of, find_sites, parameters_of
 from whence.model.train import optimise, reproducible, trained_parameters
 from whence.model.training import Training
 

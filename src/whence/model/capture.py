@@ -7,21 +7,21 @@ what it does not keep is freed at once. Knows nothing of what the factors are fo
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from whence.errors import ModelError
-from whence.factors import AnyFactors
+from whence.factors import AnyFactors, Factors, Routed
 from whence.interfaces import Site, Use
-from whence.model import parallel
+from whence.model import experts, norms, parallel
 from whence.model.checkpointing import rehearsing, repeating
-from whence.model.mixers import Mixers, agreeing
-from whence.model.sites import use_factors
+from whence.model.layers import use_factors
+from whence.model.mixers import Mixers
 
-__all__ = ["Capture", "Consumer", "probe_sites"]
+__all__ = ["Capture", "Consumer", "first_input", "frozen", "told_apart"]
 
 Consumer = Callable[[Site, list[AnyFactors]], None]
 
@@ -78,69 +78,159 @@ class Capture:
         Raises:
             ModelError: No site ran, or a site saw inputs that cannot be told apart by example.
         """
-        pending = {site.name: _Pending() for site in self.sites}
+        reading = _Reading(self.model, consumer, rows, width)
         mixers = Mixers(self.model, self.sites, rows)
-        handles = []
-        try:
-            for site in self.sites:
-                for use in (use for use in site.uses if use.way == "layer"):
-                    module = self.model.get_submodule(use.module)
-                    hook = self._forward_hook(site, use, (rows, width), pending[site.name], consumer)
-                    handles.append(module.register_forward_hook(hook, with_kwargs=True))
-            told = {"sites": [site.name for site in self.sites], "rows": rows, "width": width}
-            with frozen(self.model), torch.enable_grad(), parallel.announced(self.model, **told), mixers.watching():
-                values = losses()
-                if not values.requires_grad:
-                    raise ModelError(
-                        "the loss does not depend on any site: " + ", ".join(site.name for site in self.sites[:8])
-                    )
-                values.sum().backward()
-        finally:
-            for handle in handles:
-                handle.remove()
-        for site in self.sites:
-            if pending[site.name].arrived:  # a call whose output went unused has no gradient and no factors
-                consumer(site, pending[site.name].arrived)
+        told = {"sites": [site.name for site in self.sites], "rows": rows, "width": width}
+        with (
+            reading.hooks(self.sites),
+            frozen(self.model),
+            torch.enable_grad(),
+            parallel.announced(self.model, **told),
+            mixers.watching(),
+        ):
+            values = losses()
+            if not values.requires_grad:
+                raise ModelError(
+                    "the loss does not depend on any site: " + ", ".join(site.name for site in self.sites[:8])
+                )
+            values.sum().backward()
+        reading.unused()
         with frozen(self.model):
             for site, factors in mixers.factors():
                 consumer(site, [factors])
         return values.detach()
 
-    @staticmethod
-    def _forward_hook(
-        site: Site, use: Use, shape: tuple[int, int | None], pending: _Pending, consumer: Consumer
-    ) -> Callable[..., Any]:
-        def forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-            pending.expected += not repeating()
-            if rehearsing():
+
+@dataclass(slots=True)
+class _Reading:
+    """What hooks of one run share.
+
+    Attributes:
+        model: The model.
+        consumer: Gets a site's factors once all its uses have them.
+        rows: Batch rows N.
+        width: Tokens T of a batch row, if known.
+        pending: What has arrived, by site name.
+    """
+
+    model: nn.Module
+    consumer: Consumer
+    rows: int
+    width: int | None
+    pending: dict[str, tuple[Site, _Pending]] = field(default_factory=dict)
+
+    @contextmanager
+    def hooks(self, sites: Sequence[Site]) -> Iterator[None]:
+        """Read these sites as the model runs in here."""
+        handles, watches = [], []
+        self.pending = {site.name: (site, _Pending()) for site in sites}
+        try:
+            for site, use in ((each, use) for each in sites for use in each.uses):
+                if use.way == "experts":
+                    watches.append((site, self._watch(site)))
+                elif use.way in ("layer", "router", "norm"):
+                    module = self.model.get_submodule(use.module)
+                    handles.append(module.register_forward_hook(self._hook(site, use), with_kwargs=True))
+                    if use.way == "router":  # its logits are used inside it, so that its input has to need a gradient
+                        handles.append(module.register_forward_pre_hook(_needs_gradient, with_kwargs=True))
+            with experts.routed_by_us(self.model, sites), experts.watched(self.model, watches):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def unused(self) -> None:
+        """Hand over what has arrived of sites of which some call's output went unused: it has no gradient."""
+        for site, pending in self.pending.values():
+            if pending.arrived:
+                self.consumer(site, pending.arrived)
+
+    def _expect(self, site: Site) -> bool:
+        """Count a call; whether it is one whose gradient will come."""
+        self.pending[site.name][1].expected += not repeating()
+        return not rehearsing()
+
+    def _arrived(self, site: Site, factors: AnyFactors) -> None:
+        pending = self.pending[site.name][1]
+        pending.arrived.append(factors)
+        pending.expected -= 1
+        if not pending.expected:
+            arrived, pending.arrived = pending.arrived, []
+            self.consumer(site, arrived)
+
+    def _hook(self, site: Site, use: Use) -> Callable[..., Any]:
+        def forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            if not self._expect(site):
                 return output
-            given = _input(args, kwargs)
-            cell, version = [given.detach()], given._version
-            # the copy, unlike the leaf, may be changed in place by what follows
-            out = output if output.requires_grad else output.detach().requires_grad_(True).clone()
+            given = first_input(args, kwargs)
+            call, version = [(given.detach(), args, kwargs)], given._version
+            out = _needing(output if isinstance(output, Tensor) else output[0])
 
             def backward(gradient: Tensor) -> None:
-                inputs = cell.pop()
+                inputs, args, kwargs = call.pop()
                 if inputs._version != version:
                     raise ModelError(
                         f"the input of {site.name} was changed in place after it was used, so its gradient cannot be "
                         "read. Leave it out with --sites, or write the change as a new tensor."
                     )
+                if use.way == "norm":
+                    grads = norms.gradient_of(use, module, (args, kwargs), _wide(gradient), self.rows, self.width)
+                    grads = parallel.summed(self.model, use.module, grads)
+                    self._arrived(site, Factors(grads.new_ones(*grads.shape[:2], 1), grads))
+                    return
                 inputs, gradient = parallel.whole_sides(module, inputs.to(gradient.device), gradient)
-                a, g = _by_example(site, _wide(inputs), _wide(gradient), *shape)
-                pending.arrived.append(use_factors(site, use, module, a, g))
-                pending.expected -= 1
-                if not pending.expected:
-                    arrived, pending.arrived = pending.arrived, []
-                    consumer(site, arrived)
+                a, g = _by_example(site, _wide(inputs), _wide(gradient), self.rows, self.width)
+                self._arrived(site, use_factors(site, use, module, a, g))
+
+            out.register_hook(backward)
+            return out if isinstance(output, Tensor) else output
+
+        return forward
+
+    def _watch(self, site: Site) -> Callable[[experts.Rows], Tensor]:
+        def watch(seen: experts.Rows) -> Tensor:
+            if not self._expect(site):
+                return seen.outputs
+            out = _needing(seen.outputs)
+            cell = [seen.inputs.detach()]
+
+            def backward(gradient: Tensor) -> None:
+                self._arrived(site, self._routed(site, seen, _wide(cell.pop()), _wide(gradient)))
 
             out.register_hook(backward)
             return out
 
-        return forward
+        return watch
+
+    def _routed(self, site: Site, seen: experts.Rows, inputs: Tensor, grads: Tensor) -> Routed:
+        if not told_apart((seen.tokens,), self.rows, self.width):
+            raise ModelError(
+                f"{site.name} ran on {seen.tokens} tokens for a batch of {self.rows} examples: its gradient cannot be "
+                "told apart by example. Leave it out with --sites."
+            )
+        width = seen.tokens // self.rows
+        if site.bias:
+            inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
+        example, token = seen.token // width, seen.token % width
+        return Routed(inputs, grads, seen.expert, example, token, site.experts, (self.rows, width))
 
 
-def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _needing(output: Tensor) -> Tensor:
+    """The output, or a copy that a gradient comes to; the copy, unlike the leaf, may be changed in place afterwards."""
+    return output if output.requires_grad else output.detach().requires_grad_(True).clone()
+
+
+def _needs_gradient(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The same arguments, with a first one that a gradient comes to."""
+    if not torch.is_grad_enabled() or first_input(args, kwargs).requires_grad:
+        return None
+    if args:
+        return (_needing(args[0]), *args[1:]), kwargs
+    name = next(iter(kwargs))
+    return args, {**kwargs, name: _needing(kwargs[name])}
+
+
+def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """What a layer was given, by position or by name."""
     given: Tensor = args[0] if args else next(iter(kwargs.values()))
     return given
@@ -174,69 +264,3 @@ def _by_example(
     shape = (rows, tokens // rows)
     a = inputs.expand(lead) if indices else inputs
     return a.reshape(shape if indices else (*shape, inputs.shape[-1])), grads.reshape(*shape, grads.shape[-1])
-
-
-def probe_sites(
-    model: nn.Module,
-    sites: Sequence[Site],
-    losses: Callable[[], Tensor],
-    rows: int,
-    head: str | None,
-    width: int | None = None,
-) -> list[Site]:
-    """Sites that really run, with the facts only a run can tell.
-
-    Runs the loss once. Drops sites whose module was never called (a module may use another's weight directly), and
-    finds which sites see the very same input tensor, so that they can share its covariance. Runs it once more, backward
-    too, if there are sites to replay, and drops those whose gradients are not autograd's.
-
-    Args:
-        model: The model.
-        sites: Candidates.
-        losses: Runs the model on a small batch.
-        rows: Its batch rows.
-        head: Module name of the layer that makes the logits, if there is one.
-        width: Tokens of a batch row, if known.
-    """
-    seen: dict[str, tuple[Any, ...]] = {}
-    mixed: set[str] = set()
-    alive: list[Tensor] = []  # keeps inputs from being freed, so that an address names one tensor
-    handles = []
-
-    def watch(site: Site) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            if not told_apart(output.shape[:-1], rows, width):
-                mixed.add(site.name)
-            given = _input(args, kwargs)
-            alive.append(given)
-            key = (given.data_ptr(), tuple(given.shape), site.bias, output.device)
-            seen[site.name] = ("called more than once", site.name) if site.name in seen else key
-
-        return hook
-
-    sites = [site for site in sites if not any(parallel.unreadable(model, use.module) for use in site.uses)]
-    try:
-        for site in sites:
-            for use in (use for use in site.uses if use.way == "layer"):
-                handles.append(model.get_submodule(use.module).register_forward_hook(watch(site), with_kwargs=True))
-        with frozen(model), torch.no_grad():
-            losses()
-    finally:
-        for handle in handles:
-            handle.remove()
-    groups: dict[tuple[Any, ...], str] = {}
-    out = []
-    for site in (site for site in sites if site.name in seen and site.name not in mixed):
-        alone = len(site.uses) > 1 or site.vocabulary is not None
-        group = site.name if alone else groups.setdefault(seen[site.name], site.name)
-        out.append(replace(site, group=group, head=any(_within(use.module, head) for use in site.uses)))
-    with frozen(model), torch.enable_grad():
-        out += agreeing(model, [site for site in sites if not site.by_token], losses, rows)
-    if not out:
-        raise ModelError("none of the model's attributable layers was called by its forward pass.")
-    return out
-
-
-def _within(module: str, head: str | None) -> bool:
-    """Whether a module is the output layer, or a part of it (an adapter's)."""
-    return head is not None and (module == head or module.startswith(f"{head}."))

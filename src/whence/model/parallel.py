@@ -37,6 +37,7 @@ __all__ = [
     "release",
     "send",
     "size",
+    "summed",
     "unreadable",
     "whole",
     "whole_sides",
@@ -284,11 +285,23 @@ def unreadable(model: nn.Module, module: str) -> str:
     """
     if _team is None or getattr(model, "tp_size", None) in (None, 1):
         return ""
+    wrong = [style for style in _styles(model, module) if not style.startswith(_WHOLE)]
+    return f"split between processes as {wrong[0]}, which is not read; --parallel fsdp reads all" if wrong else ""
+
+
+def _styles(model: nn.Module, module: str) -> list[str]:
+    """How a tensor-parallel plan treats a module and what is in it."""
     general = re.sub(r"\.\d+(?=\.|$)", ".*", module)
     plan: Mapping[str, str] = getattr(model, "tp_plan", None) or {}
-    styles = [style for name, style in plan.items() if name == general or name.startswith(f"{general}.")]
-    wrong = [style for style in styles if not style.startswith(_WHOLE)]
-    return f"split between processes as {wrong[0]}, which is not read; --parallel fsdp reads all" if wrong else ""
+    return [style for name, style in plan.items() if name == general or name.startswith(f"{general}.")]
+
+
+def summed(model: nn.Module, module: str, gradient: Tensor) -> Tensor:
+    """A gradient of which each process has a part, where every process holds the weight but only some of the heads."""
+    if _team is None or not any("grad_allreduce" in style for style in _styles(model, module)):
+        return gradient
+    dist.all_reduce(gradient)
+    return gradient
 
 
 def whole_sides(module: nn.Module, inputs: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
