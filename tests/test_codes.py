@@ -59,7 +59,10 @@ class Case:
 
     def _damped(self, name):
         c = self.curvatures[name]
-        dense = dense_ekfac(c.outputs, c.inputs, c.eigenvalues)
+        if c.eigenvalues.ndim == 3:  # experts: each has its own matrix, and no two act on each other
+            dense = torch.block_diag(*(dense_ekfac(*parts) for parts in zip(c.outputs, c.inputs, c.eigenvalues)))
+        else:
+            dense = dense_ekfac(c.outputs, c.inputs, c.eigenvalues)
         return dense + self.dampings[name] * torch.eye(len(dense), dtype=torch.float64)
 
     def _exact(self, name):
@@ -89,7 +92,7 @@ class Share:
         self.windows = np.stack([np.arange(count), np.zeros(count, int), np.ones(count, int)], 1)
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2 tied", "qwen3 tied padding_idx"])
+@pytest.fixture(scope="module", params=["llama", "gpt2 tied", "qwen3 tied padding_idx", "olmoe"])
 def case(request):
     kind = request.param.split()[0]
     changes = {"pad_token_id": 3, "tie_word_embeddings": True} if "padding_idx" in request.param else {}

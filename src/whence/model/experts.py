@@ -112,7 +112,7 @@ def _forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weight
         rows = self.post_expert_norm(rows)
     weighted = rows * top_k_weights.reshape(-1)[order][:, None]
     spread = weighted.new_zeros(tokens * chosen, weighted.shape[-1]).index_copy(0, order, weighted)
-    return spread.view(tokens, chosen, -1).sum(1).to(hidden_states.dtype)
+    return spread.view(tokens, chosen, spread.shape[-1]).sum(1).to(hidden_states.dtype)
 
 
 def _project(
