@@ -18,8 +18,8 @@ DATA = Annotated[
     typer.Option(
         "--data",
         "-d",
-        help="Training documents: a file, folder, glob or URL (JSONL, Parquet, CSV, Arrow, text, Dolma, HF dataset "
-        "folder), or a Hugging Face hub id (org/name:config/split). Can be repeated.",
+        help="Training documents: a file, folder, glob or URL (JSONL, Parquet, CSV, Arrow, text, Dolma, token "
+        "files .npy and .bin, HF dataset folder), or a Hugging Face hub id (org/name:config/split). Can be repeated.",
         show_default=False,
     ),
 ]
@@ -82,6 +82,24 @@ CONTEXT = Annotated[
     int | None,
     typer.Option(
         help="Tokens per window; longer documents are split (default: the model's, up to 2048).", show_default=False
+    ),
+]
+PACKING = Annotated[
+    str | None,
+    typer.Option(
+        "--packing",
+        help="How documents became training sequences of --context tokens: documents (default; each alone), concat "
+        "(a file's tokens cut into chunks, documents see those before them) or masked (the same chunks, each document "
+        "sees itself alone).",
+        show_default=False,
+    ),
+]
+TOKEN_DTYPE = Annotated[
+    str | None,
+    typer.Option(
+        "--token-dtype",
+        help="Type of headerless token files (.npy): uint16, uint32 or auto (default; by the vocabulary's size).",
+        show_default=False,
     ),
 ]
 MAX_TOKENS = Annotated[
@@ -183,6 +201,8 @@ _PLACES = {
     "sites": "model.sites",
     "min_coverage": "model.min_coverage",
     "context": "corpus.context",
+    "packing": "corpus.packing",
+    "token_dtype": "corpus.token_dtype",
     "max_tokens": "corpus.max_tokens",
     "text_field": "corpus.text_field",
     "id_field": "corpus.id_field",

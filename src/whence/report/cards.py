@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from whence.interfaces import Hit, Trace
-from whence.report.facts import identity, influence_rank_words, rank_words, z_score
+from whence.interfaces import Hit, Trace, WindowShare
+from whence.report.facts import CHECKED, extract_words, identity, influence_rank_words, rank_words, z_score
 from whence.report.figures import bar, profile
 from whence.report.markup import Html, join, tag
-from whence.report.text import MISSING, count, nats, number, scale, shorten, strongest_span
+from whence.report.text import MISSING, count, nats, number, own, scale, shorten, strongest_span
 from whence.report.tokens import shaded, strongest
 
 __all__ = ["bm25_table", "cards"]
@@ -28,6 +28,7 @@ def _card(trace: Trace, hit: Hit, largest: float, key: str) -> Html:
         _identity(hit),
         _ranks(trace, hit),
         _snippet(hit),
+        _origin(hit),
         tag("div", _button(hit), *_more(hit), cls="more"),
         cls="card",
         id=key,
@@ -110,10 +111,24 @@ def _provenance(hit: Hit) -> Html:
 def _snippet(hit: Hit) -> Html:
     if not hit.tokens:
         return tag("p", "The text of this document was not stored with the result.", cls="note")
-    start, stop = strongest_span(hit.tokens, _SNIPPET)
-    body = shaded(hit.tokens[start:stop], scale([token.influence for token in hit.tokens]))
-    ends = "…" if start else "", "…" if stop < len(hit.tokens) else ""
+    tokens = own(hit.tokens)
+    start, stop = strongest_span(tokens, _SNIPPET)
+    body = shaded(tokens[start:stop], scale([token.influence for token in tokens]))
+    ends = "…" if start else "", "…" if stop < len(tokens) else ""
     return tag("blockquote", ends[0], body, ends[1], cls="text", dir="auto")
+
+
+def _origin(hit: Hit) -> Html:
+    """Where the document and the window that is shown of it are to be found."""
+    found = hit.provenance
+    if found is None:
+        return Html("")
+    file = tag("span", shorten(found.file, 160, "end"), dir="auto")
+    row = "" if found.row is None else f", row {count(found.row)}"
+    lines = [join(["Origin ", file, row]), f"Shown: {extract_words(found, found.window)}"]
+    if found.peak is not None:
+        lines.append(f"Strongest token: {extract_words(found, found.peak)}")
+    return tag("p", join(lines, " · "), cls="note", title=CHECKED[found.checked])
 
 
 def _button(hit: Hit) -> Html:
@@ -144,14 +159,19 @@ def _more(hit: Hit) -> list[Html]:
 
 
 def _full(hit: Hit) -> Html:
-    partial = len(hit.tokens) < hit.length
+    tokens = own(hit.tokens)
     title = (
-        f"Strongest window ({count(len(hit.tokens))} of {count(hit.length)} tokens)"
-        if partial
-        else f"Full text ({count(len(hit.tokens))} tokens)"
+        f"Strongest window ({count(len(tokens))} of {count(hit.length)} tokens)"
+        if len(tokens) < hit.length
+        else f"Full text ({count(len(tokens))} tokens)"
     )
-    body = shaded(hit.tokens, scale([token.influence for token in hit.tokens]))
-    return tag("details", tag("summary", title), strongest(hit.tokens), tag("div", body, cls="text full", dir="auto"))
+    body = shaded(hit.tokens, scale([token.influence for token in tokens]))
+    return tag("details", tag("summary", title), strongest(tokens), tag("div", body, cls="text full", dir="auto"))
+
+
+def _window_words(window: WindowShare) -> str:
+    before = f" (after {count(window.context)} of other documents)" if window.context else ""
+    return f"{count(window.start)}–{count(window.stop)}{before}"
 
 
 def _windows(hit: Hit) -> Html:
@@ -159,7 +179,7 @@ def _windows(hit: Hit) -> Html:
     rows = [
         tag(
             "tr",
-            tag("td", f"{count(window.start)}–{count(window.stop)}", cls="num"),
+            tag("td", _window_words(window), cls="num"),
             tag("td", nats(window.influence), cls="num"),
             tag("td", bar(window.influence, largest)),
         )
@@ -196,8 +216,9 @@ def _bm25_row(trace: Trace, hit: Hit, place: int, key: str) -> Html:
     target = _anchor(trace, hit, key)
     if target:
         name = tag("a", name, href=f"#{target}")
-    start, stop = strongest_span(hit.tokens, _SNIPPET // 2)
-    snippet = shaded(hit.tokens[start:stop], scale([token.influence for token in hit.tokens]))
+    tokens = own(hit.tokens)
+    start, stop = strongest_span(tokens, _SNIPPET // 2)
+    snippet = shaded(tokens[start:stop], scale([token.influence for token in tokens]))
     side = "num pos" if hit.influence > 0 else "num neg" if hit.influence < 0 else "num"
     return tag(
         "tr",

@@ -4,20 +4,23 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from whence.interfaces import Coverage, Hit, SiteCoverage, Trace
+from whence.interfaces import Coverage, Extract, Hit, Provenance, SiteCoverage, Trace
 from whence.report.text import MISSING, count
 
 __all__ = [
+    "CHECKED",
     "EFFECT",
     "SIGN",
     "Gap",
     "SiteGrid",
     "bm25_sentence",
+    "extract_words",
     "gaps",
     "identity",
     "influence_rank",
     "influence_rank_words",
     "overlap",
+    "place_words",
     "rank_words",
     "site_grid",
     "z_score",
@@ -31,6 +34,40 @@ EFFECT = (
     "BM25 ranks documents by the words they share with the query: presence. "
     "Influence estimates how much each one changed the probability of the answer: effect."
 )
+
+
+CHECKED = {
+    "hash": "Characters are certain: the tokens spell a text with the content hash of the row.",
+    "row": "Characters are certain: the row was read again and becomes these tokens.",
+    "tokenizer": "Characters are counted in what the tokens spell; the row itself was not there to be read.",
+    None: "Characters cannot be said for certain, so tokens of the document are given.",
+}
+"""How the characters of a provenance are known."""
+
+
+def _span(bounds: tuple[int, int]) -> str:
+    return f"{count(bounds[0])}–{count(bounds[1])}"
+
+
+def extract_words(found: Provenance, part: Extract) -> str:
+    """Where some tokens of a document are, in words; ranges are half-open and count from 0."""
+    words = [f"tokens {_span(part.tokens)}"]
+    if part.characters is not None:
+        words.insert(0, f"characters {_span(part.characters)} of {'+'.join(found.fields)}")
+    if part.file_tokens is not None:
+        words.append(f"tokens {_span(part.file_tokens)} of the token file")
+    return ", ".join(words)
+
+
+def place_words(hit: Hit) -> tuple[str, str]:
+    """The file that a document comes from, and row and characters (or tokens) of what is shown of it, to go behind."""
+    found = hit.provenance
+    if found is None:
+        return hit.source, f":{hit.row}"
+    row = "" if found.row is None else f":{found.row}"
+    if found.window.characters is not None:
+        return found.file, f"{row}[{found.window.characters[0]}:{found.window.characters[1]}]"
+    return found.file, f"{row} tokens {found.window.tokens[0]}–{found.window.tokens[1]}"
 
 
 def identity(hit: Hit) -> str:

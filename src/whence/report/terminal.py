@@ -13,7 +13,7 @@ from rich.text import Text
 from whence.interfaces import Hit, RunSummary, Token, Trace, TraceResult
 from whence.report.breakdowns import HEADS, MEANING, cells, scored_words
 from whence.report.console import line, overflow, say
-from whence.report.facts import bm25_sentence, gaps, identity, influence_rank_words, rank_words
+from whence.report.facts import bm25_sentence, gaps, identity, influence_rank_words, place_words, rank_words
 from whence.report.text import (
     LEVELS,
     compact,
@@ -22,6 +22,7 @@ from whence.report.text import (
     nats,
     number,
     one_line,
+    own,
     percent,
     scale,
     shorten,
@@ -34,6 +35,7 @@ __all__ = ["show"]
 _EMPHASIS = LEVELS // 2  # tokens from half the strongest on stand out
 _PRO, _OPP = "bold blue", "bold yellow"
 _QUESTION = 600  # characters
+_ROW = 8  # characters of a row's number that its file's name is not shortened for
 _NARROW = 72  # columns; below, a table leaves no room for the document
 
 
@@ -135,7 +137,9 @@ def _blocks(rows: Sequence[Sequence[str]], hits: Sequence[Hit], console: Console
 
 def _document(hit: Hit, console: Console, width: int) -> Text:
     """Identity on the first line, the telling words on the second."""
-    place = f"{shorten(one_line(hit.source), max(width // 2, 12), 'end')}:{hit.row}"
+    file, where = place_words(hit)
+    short = shorten(one_line(file), max(width // 2 - max(len(where) - _ROW, 0), 12), "end")
+    place = f"{short}{where}"
     name = shorten(one_line(identity(hit)), max(width - len(place) - 2, 12))
     text = Text.assemble((say(console, place), "dim"), "  ", (say(console, name), "bold"))
     if hit.tokens:
@@ -149,7 +153,7 @@ def _words(token: Token) -> str:
 
 def _snippet(tokens: Sequence[Token], console: Console, width: int) -> Text:
     """As many tokens around the strongest as fit the width, in one line."""
-    size = max(width // 3, 1)
+    tokens, size = own(tokens), max(width // 3, 1)
     start, stop = strongest_span(tokens, size)
     while size > 1 and sum(len(_words(token)) for token in tokens[start:stop]) > width - 4:
         size -= max(size // 10, 1)

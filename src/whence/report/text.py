@@ -179,6 +179,11 @@ def level(value: float, largest: float) -> int:
     return round(LEVELS * max(-1.0, min(1.0, value / largest)))
 
 
+def own(tokens: Sequence[Token]) -> Sequence[Token]:
+    """The tokens of the document itself, without what was packed before it."""
+    return [token for token in tokens if not token.context]
+
+
 def strongest_span(tokens: Sequence[Token], size: int) -> tuple[int, int]:
     """The `size` consecutive tokens that hold most of the influence, either sign: (start, stop).
 

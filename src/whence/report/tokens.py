@@ -14,6 +14,8 @@ _NOTABLE = 3  # from this level on, a token carries its value
 
 def _class(token: Token, step: int) -> str:
     """Class of a token; empty where nothing is to be shown."""
+    if token.context:
+        return "c"
     if step:
         return f"p{step}" if step > 0 else f"n{-step}"
     return "" if token.target else "x"
@@ -24,7 +26,8 @@ def _runs(tokens: Sequence[Token], largest: float) -> Iterator[tuple[str, str | 
     steps = [level(token.influence, largest) for token in tokens]
 
     def key(index: int) -> tuple[str, int]:
-        return _class(tokens[index], steps[index]), index if abs(steps[index]) >= _NOTABLE else -1
+        alone = abs(steps[index]) >= _NOTABLE and not tokens[index].context
+        return _class(tokens[index], steps[index]), index if alone else -1
 
     for (name, alone), group in groupby(range(len(tokens)), key):
         title = nats(tokens[alone].influence) if alone >= 0 else None
