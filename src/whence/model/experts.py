@@ -49,8 +49,9 @@ _watches: dict[tuple[int, str], Watch] = {}
 
 
 def is_experts(module: nn.Module) -> bool:
-    """Whether a module's class dispatches its forward pass through the interface, and so can be read."""
-    return all(hasattr(module, name) for name in _DECORATED) and hasattr(module, "config")
+    """Whether a module's class dispatches its forward pass through the interface, and it has all of its experts."""
+    decorated = all(hasattr(module, name) for name in _DECORATED) and hasattr(module, "config")
+    return decorated and not module._is_expert_parallel
 
 
 def find(name: str, module: nn.Module) -> Iterator[Site]:
@@ -95,24 +96,54 @@ def parameters_of(site: Site, module: nn.Module, block: Tensor) -> dict[str, Ten
 # ------------------------------------------------------------------ the forward pass
 
 
+class _Spread(torch.autograd.Function):
+    """A row for every token and expert it goes to, sorted by expert: x[token]; gradients add up in a fixed order."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, token: Tensor, place: Tensor) -> Tensor:
+        ctx.save_for_backward(place)
+        return hidden[token]
+
+    @staticmethod
+    def backward(ctx: Any, grads: Tensor) -> tuple[Tensor, None, None]:
+        (place,) = ctx.saved_tensors
+        return grads[place.reshape(-1)].view(*place.shape, grads.shape[-1]).sum(1), None, None
+
+
+class _Gather(torch.autograd.Function):
+    """Rows back at their tokens, weighted: sum_k w_tk x[place_tk]; no row is copied twice."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weights: Tensor, order: Tensor, place: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weights, order, place)
+        chosen = rows[place.reshape(-1)].view(*place.shape, rows.shape[-1])
+        return torch.bmm(weights[:, None], chosen).squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        rows, weights, order, place = ctx.saved_tensors
+        spread = grads[order // place.shape[1]]
+        by_weight = (rows * spread).sum(-1)[place] if ctx.needs_input_grad[1] else None
+        return spread.mul_(weights.reshape(-1)[order][:, None]), by_weight, None, None
+
+
 def _forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """Experts of a class that transformers' interface dispatches: [tokens, H] to [tokens, H]."""
     tokens, chosen = top_k_index.shape
     expert, order = torch.sort(top_k_index.reshape(-1), stable=True)
-    if self._is_expert_parallel:  # numbers beyond the experts are those of other processes
-        here = int((expert < self.num_experts).sum())
-        expert, order = expert[:here], order[:here]
+    place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
+    place = place.view(tokens, chosen)
     token = order // chosen
     ends = group_ends(expert, self.num_experts)
-    rows = hidden_states[token]
+    rows = _Spread.apply(hidden_states, token, place)  # type: ignore[no-untyped-call]
     rows = _project(self, "gate_up_proj" if self.has_gate else "up_proj", rows, expert, token, ends, tokens)
     rows = self._apply_gate(rows) if self.has_gate else self.act_fn(rows)
     rows = _project(self, "down_proj", rows, expert, token, ends, tokens)
     if self.has_post_expert_norm:
         rows = self.post_expert_norm(rows)
-    weighted = rows * top_k_weights.reshape(-1)[order][:, None]
-    spread = weighted.new_zeros(tokens * chosen, weighted.shape[-1]).index_copy(0, order, weighted)
-    return spread.view(tokens, chosen, spread.shape[-1]).sum(1).to(hidden_states.dtype)
+    wide = torch.promote_types(rows.dtype, top_k_weights.dtype)
+    out: Tensor = _Gather.apply(rows.to(wide), top_k_weights.to(wide), order, place)  # type: ignore[no-untyped-call]
+    return out.to(hidden_states.dtype)
 
 
 def _project(
