@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from whence.factors import AnyFactors, OneHot, Routed, Side, grouped_outer
+from whence.factors import AnyFactors, OneHot, Routed, Side, add_grouped_outer
 from whence.interfaces import Site
 
 __all__ = ["Covariances", "diagonal_sides", "moment_names"]
@@ -110,8 +110,9 @@ class Covariances:
         for name, rows in ((outputs, use.grads), (inputs, use.inputs)):
             size = rows.shape[-1]
             total = self._total(name, (use.experts, size, size), rows)
-            rows = rows.to(total.dtype) * weight[:, None].to(total.dtype)
-            total += grouped_outer(rows, rows, use.ends)
+            rows = rows.to(total.dtype)
+            counted = rows if mask is None else rows * weight[:, None].to(total.dtype)
+            add_grouped_outer(total, rows, counted, use.ends)
             self.counts[name] += tokens
 
     def _total(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ grouped.py   products of rows in groups, one matrix per group
 sums.py      a weight used in several places, blocks of many examples in pieces
 """
 
-from whence.factors.grouped import group_ends, grouped_outer, grouped_product
+from whence.factors.grouped import add_grouped_outer, group_ends, grouped_outer, grouped_product
 from whence.factors.plain import Factors, OneHot, Side, map_side
 from whence.factors.routed import Routed
 from whence.factors.sums import AnyFactors, block_pieces, total_blocks
@@ -17,6 +17,7 @@ __all__ = [
     "OneHot",
     "Routed",
     "Side",
+    "add_grouped_outer",
     "block_pieces",
     "group_ends",
     "grouped_outer",
