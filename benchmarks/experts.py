@@ -4,8 +4,8 @@
 
 An OLMoE whose tokens each go to `chosen` of `experts` experts of `width`, and a Llama with one MLP of chosen x width:
 every token meets the same number of weights in both. Sites are the MLPs alone. One row per step: CPU seconds of both
-on one thread, each also as a multiple of that model's own plain forward+backward, and the ratio of seconds, which is the
-one per active parameter and token. The smallest of several rounds counts, the two models in turns.
+on one thread, each also as a multiple of that model's own plain forward+backward, and the ratio of seconds: the cost
+per active parameter and token. The smallest of several rounds counts, the two models in turns.
 
 What is stored and fitted once is not per active parameter: a mixture has experts/chosen times the weights, and whole
 codes, eigendecompositions and disk grow with all of them.
