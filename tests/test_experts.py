@@ -121,7 +121,9 @@ def test_rows_are_the_tokens_that_each_expert_was_given():
     flat = routed.example * width + routed.token
     assert torch.equal(routed.expert.sort().values, routed.expert)
     pairs = sorted(zip(flat.tolist(), routed.expert.tolist()))
-    wanted = sorted((token, int(e)) for token, chosen in enumerate(indices[0].reshape(rows * width, -1)) for e in chosen)
+    wanted = sorted(
+        (token, int(e)) for token, chosen in enumerate(indices[0].reshape(rows * width, -1)) for e in chosen
+    )
     assert pairs == wanted
 
 
