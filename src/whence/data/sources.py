@@ -176,11 +176,17 @@ def _attribute_file(path: str, roots: set[str]) -> bool:
     return any(f"/{path}".startswith(f"{root}/attributes/") for root in roots)
 
 
+def _in_a_run(path: str, runs: set[str]) -> bool:
+    """Whether a path lies in a run folder: tokens are stored there too, and must not be read as data."""
+    return any(f"/{path}".startswith(f"{run}/") for run in runs)
+
+
 def _select(filesystem: Any, below: Mapping[str, str]) -> list[str]:
     """Data among the files of a folder: prose counts only where there is nothing else beside it."""
     visible = [path for path in below if not any(part.startswith((".", "_")) for part in path.split("/"))]
     roots = {f"/{path}".rpartition("/documents/")[0] for path in visible if "/documents/" in f"/{path}"}
-    visible = [path for path in visible if not _attribute_file(path, roots)]
+    runs = {f"/{path}".rpartition("/")[0] for path in below if path.endswith("/run.json")}
+    visible = [path for path in visible if not _attribute_file(path, roots) and not _in_a_run(path, runs)]
     rows, companions = separated(visible)
     visible = [path for path in visible if path not in companions]
     rows += [path for path in visible if suffix_of(path) in STRUCTURED and os.path.basename(path) not in _ABOUT_DATA]
