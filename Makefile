@@ -44,6 +44,8 @@ bench: $(USE)  ## cost and agreement beside kronfluence and bergson (minutes; in
 docs: $(DOCS)  ## write the command line's page and the lab's tables anew and build site/
 	$(BIN)/python scripts/cli_docs.py
 	$(BIN)/python scripts/lab_docs.py
+	$(BIN)/python scripts/coverage_docs.py
+	$(BIN)/python scripts/recipe_costs.py
 	$(BIN)/mkdocs build --strict
 
 $(BIN)/pip:

@@ -173,7 +173,7 @@ def test_the_command_line_page_is_fresh():
 
 def test_every_option_that_the_documents_name_exists():
     known = set(re.findall(r"--[a-z][a-z-]+", (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")))
-    known |= {"--help", "--strict", "--check"}
+    known |= {"--help", "--strict", "--check", "--repo-type", "--local-dir", "--nproc-per-node"}
     for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
         for name in re.findall(r"(?<![\w-])--[a-z][a-z-]+", path.read_text(encoding="utf-8")):
             assert name in known, f"{path.name} names {name}"

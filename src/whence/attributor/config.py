@@ -31,6 +31,7 @@ class ModelConfig(_Settings):
         tokenizer: Another tokenizer than the one beside the model.
         dtype: auto, float32, bfloat16, float16, float64.
         attention: Attention implementation of transformers; its default if None.
+        quantize: Keep the base model in nf4, as the adapters on it were trained.
         sites: Shell patterns of the sites to attribute; all if empty.
         min_coverage: Least share of the parameters that must be attributed.
     """
@@ -41,6 +42,7 @@ class ModelConfig(_Settings):
     tokenizer: str | None = None
     dtype: str = "auto"
     attention: str | None = None
+    quantize: str | None = None
     sites: tuple[str, ...] = ()
     min_coverage: float = Field(default=0.9, ge=0, le=1)
 

@@ -126,6 +126,7 @@ class Attributor:
             dtype=settings.dtype,
             device=device,
             attention=settings.attention,
+            quantize=settings.quantize,
             placement=placement,
         )
         try:

@@ -320,6 +320,11 @@ def _lab(
     from whence.fidelity.pieces import refuse_weights
 
     refuse_weights(source.weight for source in owner.config.corpus.sources)
+    if owner.config.model.quantize is not None:
+        raise InputError(
+            "models are retrained here in full precision, and this run's base model is kept in "
+            f"{owner.config.model.quantize}; measure on a run of the same adapter without --quantize."
+        )
     queries = _queries(owner, query)
     how = _training(owner, training)
     return Lab(

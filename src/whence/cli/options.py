@@ -51,6 +51,13 @@ ATTENTION = Annotated[
     str | None,
     typer.Option(help="Attention of transformers: sdpa, eager, … (default: the model's own).", show_default=False),
 ]
+QUANTIZE = Annotated[
+    str | None,
+    typer.Option(
+        help="Keep the base model of an adapter in nf4 (4 bits), as in QLoRA (needs bitsandbytes).",
+        show_default=False,
+    ),
+]
 DEVICE_MAP = Annotated[
     str | None,
     typer.Option(
@@ -198,6 +205,7 @@ _PLACES = {
     "tokenizer": "model.tokenizer",
     "dtype": "model.dtype",
     "attention": "model.attention",
+    "quantize": "model.quantize",
     "sites": "model.sites",
     "min_coverage": "model.min_coverage",
     "context": "corpus.context",

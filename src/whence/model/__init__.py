@@ -6,6 +6,7 @@ devices.py     where a model runs: one device, several, several processes
 parallel.py    one model across the processes of torchrun: the first leads
 sharding.py    slices of parameters where transformers cannot make them
 follower.py    what the others do
+quantised.py   base models in few bits
 blocks.py      the transformer blocks of a model
 checkpointing.py  blocks that are run again in the backward pass
 sites.py       which weights are attributed, and how a block lies in the parameters

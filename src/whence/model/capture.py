@@ -167,6 +167,11 @@ class _Reading:
             out = _needing(output if isinstance(output, Tensor) else output[0])
 
             def backward(gradient: Tensor) -> None:
+                if gradient is None:
+                    raise ModelError(
+                        f"no gradient came back to {site.name}: what follows it has no backward pass (a kernel for "
+                        "inference, weights packed for it). Load the model without that."
+                    )
                 inputs, args, kwargs = call.pop()
                 if inputs._version != version:
                     raise ModelError(

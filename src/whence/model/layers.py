@@ -86,6 +86,8 @@ def refusal(module: nn.Module) -> str:
     if isinstance(module, nn.Linear | nn.Embedding):
         if _rescaled(module):
             return "an embedding with max_norm or scale_grad_by_freq has no plain gradient"
+        if not module.weight.is_floating_point():
+            return f"{type(module).__name__} is quantised, which no training was; name the adapters with --adapter"
         return f"{type(module).__name__} changes the forward pass of {type(module).__mro__[1].__name__}"
     return f"{type(module).__name__} has no per-example gradient here"
 

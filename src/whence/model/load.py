@@ -19,6 +19,7 @@ from whence.model.adapters import load_adapters
 from whence.model.checkpointing import checkpoint_blocks
 from whence.model.devices import Placement, home_of, homes_of, is_spread, placing, resolve_device
 from whence.model.objectives import LanguageInputs
+from whence.model.quantised import differentiable, is_quantised, quantised
 from whence.model.sharding import shard, sliced_well
 
 __all__ = [
@@ -93,6 +94,7 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     attention: str | None = None,
+    quantize: str | None = None,
     placement: Placement = Placement(),
 ) -> LoadedModel:
     """Load a causal language model from a directory or hub id.
@@ -107,6 +109,8 @@ def load_model(
         dtype: auto (float32 on CPU, the checkpoint's own on CUDA), float32, bfloat16, float16, float64.
         device: auto, cpu, cuda, cuda:N.
         attention: Attention implementation of transformers (sdpa, eager …); its default if None.
+        quantize: nf4 keeps the base model's linear layers in 4 bits (bitsandbytes), as adapters on it were trained; a
+            model that was saved quantised is loaded as it is.
         placement: Spread over devices or processes, checkpointing.
 
     Raises:
@@ -116,15 +120,21 @@ def load_model(
     if parallel.leads():
         parallel.refuse_more_models()
         asked = {"adapter": adapters, "revision": revision, "dtype": dtype, "attention": attention}
+        asked["quantize"] = quantize
         parallel.send({"do": "load", "settings": {"reference": reference, **asked, "placement": asdict(placement)}})
     where = parallel.device() or resolve_device(device)
     _check_directory(reference, "model")
     how = {"revision": revision, "dtype": _dtype(dtype, where), "attn_implementation": attention}
+    if quantize is not None or is_quantised(read_config(reference, revision)):
+        how |= quantised(quantize, _dtype(dtype, where), where, placement)
     model = _pretrained(reference, **how, **placing(placement, bool(adapters)))
     if parallel.size() > 1 and placement.parallel != "tensor" and not sliced_well(model):
         model = shard(_pretrained(reference, **how), where, parallel.size())
+    differentiable(model)
     trained = None
     fingerprint: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch.")}
+    if quantize is not None:
+        fingerprint["quantize"] = quantize
     if not parallel.follows():
         fingerprint["weights"] = _hash_weights(reference, model, revision)
     if adapters:
@@ -133,7 +143,7 @@ def load_model(
         model, trained = load_adapters(model, adapters)
         if not parallel.follows():
             fingerprint["adapter"] = "+".join(_hash_weights(each, model, None) for each in adapters)
-    if not is_spread(placement):
+    if not is_spread(placement) and "device_map" not in how:
         model = model.to(where)
     loaded = as_loaded(model, fingerprint, trained, " + ".join([reference, *adapters]))
     if placement.checkpointing:
