@@ -171,6 +171,18 @@ def test_coverage_as_json(whence, model):
     assert attributed == total
 
 
+def test_help_says_what_was_written():
+    """What stands in brackets would be taken for markup, and vanish."""
+    import typer
+
+    from whence.cli.commands import app
+
+    for name, command in typer.main.get_command(app).commands.items():
+        for parameter in command.params:
+            assert "[" not in (parameter.help or ""), (name, parameter.name)
+        assert "[" not in (command.help or ""), name
+
+
 # ---------------------------------------------------------------------- stopped at any moment
 
 

@@ -87,8 +87,8 @@ def evaluate(
     scores: Annotated[
         list[str] | None,
         typer.Option(
-            help="Another tool's scores to measure, as [name=]path: a kronfluence or bergson folder, or an array "
-            "[queries, documents]. Can be repeated.",
+            help="Another tool's scores to measure, as path or name=path: a kronfluence or bergson folder, or an "
+            "array of queries by documents. Can be repeated.",
             show_default=False,
         ),
     ] = None,

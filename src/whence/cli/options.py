@@ -26,7 +26,7 @@ DATA = Annotated[
 CONFIG = Annotated[
     Path | None,
     typer.Option(
-        "--config", "-c", help="TOML file with any setting ([model], [corpus], [fit], [recipe]).", show_default=False
+        "--config", "-c", help="TOML file with any setting (tables model, corpus, fit, recipe).", show_default=False
     ),
 ]
 ADAPTER = Annotated[
