@@ -4,8 +4,10 @@ Any number of processes or machines may each call `run_here` with their own ``(i
 talk to each other, and whoever finds every item of a step done merges it.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -42,6 +44,8 @@ _SAID = {
 }
 
 
+_EVERY = 30.0  # seconds
+_COUNTED = {"trace": "queries", "retrain": "steps", "tail-patch": "documents", "methods": "methods"}
 _UNITS = {"trace": "query", "retrain": "step", "tail-patch": "doc", "methods": "method"}
 
 
@@ -69,9 +73,40 @@ class _Report:
         self.display.update(self.tasks[step], completed=min(done, total) if total else done, total=total or None)
 
 
+def _clock(seconds: float) -> str:
+    """Time as hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+class _Lines:
+    """A line every half a minute, for output that goes into a file: no step that takes less says anything."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console, self.clock = console, clock
+        self.begun: dict[str, float] = {}
+        self.said: dict[str, float] = {}
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """Say how far a step is, if it is time to; a total of 0 is unknown."""
+        now = self.clock()
+        begun = self.begun.setdefault(step, now)
+        if now - self.said.setdefault(step, begun) < _EVERY:
+            return
+        self.said[step] = now
+        line = f"{_SAID.get(step, step) or 'Done'}: {done:,}"
+        if total:
+            left = (now - begun) / max(done, 1) * (total - done)
+            line += f" of {total:,} {_COUNTED.get(step, 'tokens')} ({done / total:.0%})"
+            line += f", about {_clock(left)} left" if 0 < done < total else ""
+        self.console.print(f"{line}, {_clock(now - begun)} so far", highlight=False, soft_wrap=True)
+
+
 @contextmanager
-def progress(console: Console) -> Iterator[_Report]:
-    """A progress display with tokens per second and the time that is left; silent when output is not a terminal."""
+def progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress display with tokens per second and the time that is left; plain lines where there is no terminal."""
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -81,7 +116,7 @@ def progress(console: Console) -> Iterator[_Report]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as display:
+    with Progress(*columns, console=console) as display:
         yield _Report(display)
 
 
