@@ -83,10 +83,12 @@ def test_a_run_on_a_quantised_base(places, tmp_path):
     settings = {"model": {"quantize": "nf4", "adapter": adapter}}
     run = whence.Attributor(tmp_path / "run", model=base, data=[data], settings=settings)
     query = whence.Query(prompt="ask keeper of", completion=" lighthouse he knows")
-    trace = run.trace([query], k=3).traces[0]
+    result = run.trace([query], k=3)
+    trace = result.traces[0]
     assert all("lora_" in site for site in trace.proponents[0].sites)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["model"]["quantize"] == "nf4"
     assert run.loaded.fingerprint["quantize"] == "nf4"
+    assert "of the same adapter without --quantize" in result.summary.certificate.line
 
 
 def test_without_an_adapter_there_is_next_to_nothing_to_attribute(places, tmp_path):

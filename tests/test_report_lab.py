@@ -147,6 +147,20 @@ def test_a_certificate_on_the_console() -> None:
     assert file.getvalue().strip() == Certificate().line
 
 
+def test_the_difference_to_bm25_is_shown_where_it_was_measured() -> None:
+    made = measured_certificate()
+    over = {"over_bm25": 0.12, "over_bm25_low": 0.04, "over_bm25_high": 0.21}
+    readings = tuple(
+        r.model_copy(update={"detail": over}) if r.measure == "lds" and r.method != "BM25" else r for r in made.readings
+    )
+    with_difference = made.model_copy(update={"readings": readings})
+    file = io.StringIO()
+    show_certificate(with_difference, Console(file=file, width=140))
+    assert "0.12 [0.04, 0.21]" in file.getvalue()
+    assert "0.12 [0.04, 0.21]" in certificate_card(with_difference)
+    assert "0.12 [0.04, 0.21]" not in certificate_card(made)
+
+
 # --- certificate on the page --------------------------------------------------------------------------------------
 
 

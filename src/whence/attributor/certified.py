@@ -25,6 +25,15 @@ EXACT = "exact"
 _SUBSETS, _SEEDS = 64, 2
 
 
+def _beyond_the_lab(owner: "Attributor") -> str:
+    """Why `whence evaluate` refuses this run; empty if it does not."""
+    if any(source.weight != 1.0 for source in owner.config.corpus.sources):
+        return "retraining does not follow the weights of a mix; measure on a run of the same files without weights"
+    if owner.config.model.quantize is not None:
+        return "models are retrained in full precision; measure on a run of the same adapter without --quantize"
+    return ""
+
+
 def certificate_of(owner: "Attributor", name: str) -> Certificate:
     """The certificate of an index (or of exact scores) by name; says so if there is none."""
     known = {
@@ -62,6 +71,8 @@ def write_certificate(run: Run, certificate: Certificate) -> None:
 
 def _unmeasured(owner: "Attributor", others: list[str]) -> str:
     elsewhere = f" (it is for {', '.join(others)})" if others else ""
+    if reason := _beyond_the_lab(owner):
+        return f"Fidelity: not measured for this ranking{elsewhere}. Scores are predictions, and {reason}."
     return (
         f"Fidelity: not measured for this ranking{elsewhere}. Scores are predictions; to test them, `whence evaluate "
         f"--run {owner.run.path} --query FILE --training FILE` "

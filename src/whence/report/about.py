@@ -29,7 +29,7 @@ def certificate_line(value: Certificate) -> Html:
 
 def _evidence(value: Certificate, rows: Sequence[CertificateRow]) -> Html:
     """Every measure of the certified method and of BM25, and what they rest on; closed until asked for."""
-    heads = ("Measure", "This index", "Noise ceiling", "BM25")
+    heads = ("Measure", "This index", "Noise ceiling", "BM25", "Over BM25")
     head = tag("tr", *[tag("th", name, scope="col", cls=None if name == "Measure" else "num") for name in heads])
     table = tag("table", tag("thead", head), tag("tbody", *map(_measure, rows)))
     basis_ = [("Basis", basis(value.truth))] if value.truth is not None else []
@@ -48,7 +48,7 @@ def _evidence(value: Certificate, rows: Sequence[CertificateRow]) -> Html:
 def _measure(row: CertificateRow) -> Html:
     words = WORDS[row.measure]
     name = tag("th", words.name, tag("div", words.unit, cls="note"), scope="row", title=words.meaning)
-    cells = [MISSING if e is None else reading(e, row.places) for e in (row.method, row.ceiling, row.bm25)]
+    cells = [MISSING if e is None else reading(e, row.places) for e in (row.method, row.ceiling, row.bm25, row.over)]
     return tag("tr", name, *[tag("td", cell, cls="num") for cell in cells])
 
 

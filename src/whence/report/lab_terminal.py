@@ -167,12 +167,14 @@ def show_certificate(certificate: Certificate, console: Console) -> None:
     rows = certificate_rows(certificate)
     if not rows:
         return
-    names = ("this index", "noise ceiling", "BM25")
+    names = ("this index", "noise ceiling", "BM25", "over BM25")
     table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="dim")
     for name in ("measure", *names):
         table.add_column(name, overflow=overflow(console))
     for row in rows:
-        cells = [MISSING if e is None else reading(e, row.places) for e in (row.method, row.ceiling, row.bm25)]
+        cells = [
+            MISSING if e is None else reading(e, row.places) for e in (row.method, row.ceiling, row.bm25, row.over)
+        ]
         table.add_row(*[Text(say(console, cell)) for cell in (WORDS[row.measure].name, *cells)])
     console.print(table)
     if certificate.truth is not None:
