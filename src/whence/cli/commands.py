@@ -366,9 +366,12 @@ def coverage(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Which share of a model's parameters can be attributed, what cannot, and why."""
+    from transformers.utils import logging
+
     from whence.attributor import model_coverage
     from whence.cli.tables import coverage_table
 
+    logging.disable_progress_bar()
     got = model_coverage(
         model, adapter=adapter or (), revision=revision, dtype=dtype or "auto", sites=tuple(sites or ())
     )
