@@ -7,7 +7,7 @@ from rich.table import Table
 
 from whence.interfaces import Coverage
 
-__all__ = ["coverage_table"]
+__all__ = ["coverage_table", "tuned_table"]
 
 
 def coverage_table(coverage: Coverage) -> Any:
@@ -28,25 +28,24 @@ def coverage_table(coverage: Coverage) -> Any:
 
 
 def tuned_table(found: Any) -> Any:
-    """What tuning tried, by choice: LDS on the tuning half, cost, and which was taken."""
-    table = Table(title="Tried on the tuning half of the bank", title_justify="left")
-    for heading, justify in (("choice", "left"), ("method", "left"), ("LDS", "right"), ("95 %", "right")):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    for heading in ("bytes/document", "passes", "in budget"):
-        table.add_column(heading, justify="right")
+    """What tuning tried, by choice: LDS on the tuning half and cost; what was taken is marked, too dear is dim."""
+    table = Table(title="Tried on the tuning half of the bank", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.add_column("method", overflow="fold")
+    for heading, width in (("LDS", 5), ("95 %", 9), ("bytes/doc", 9), ("passes", 6)):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
     last = ""
     for each in found.candidates:
-        if last and each.choice != last:
-            table.add_section()
-        low, high = each.tuning.low, each.tuning.high
-        table.add_row(
-            "" if each.choice == last else each.choice,
-            each.spec.name + (" ←" if each.spec == found.chosen else ""),
-            f"{each.tuning.value:.3f}",
-            f"{low:.2f} to {high:.2f}",
-            f"{each.cost.bytes_per_document:,.0f}",
-            f"{each.cost.passes:.2f}",
-            "yes" if each.within else "no",
-        )
+        if each.choice != last:
+            table.add_row(f"[bold]{each.choice}[/bold]")
         last = each.choice
+        table.add_row(
+            ("→ " if each.spec == found.chosen else "  ") + each.spec.name,
+            f"{each.tuning.value:.3f}",
+            f"{each.tuning.low:.2f}–{each.tuning.high:.2f}",
+            f"{each.cost.bytes_per_document:,.0f}",
+            f"{each.cost.passes:.1f}",
+            style=None if each.within else "dim",
+        )
+    kept = "→ is what was taken" + ("" if all(each.within for each in found.candidates) else "; dim is over the budget")
+    table.caption, table.caption_justify = kept, "left"
     return table
