@@ -127,6 +127,9 @@ def test_two_worker_counts_and_a_kill_give_the_same_bank(copy, tmp_path, whence,
 def test_the_cost_is_said_before_it_is_paid(copy, whence, queries, training):  # noqa: F811
     shown = whence("evaluate", "--run", copy, "--query", queries, "--training", training, *SMALL, "--estimate")
     assert "up to 12 models from scratch" in shown
+    everything = ("--measures", "loo", "--left-out", 5000, "--estimate")
+    shown = whence("evaluate", "--run", copy, "--query", queries, "--training", training, *SMALL, *everything)
+    assert "up to 50 models" in shown, "24 documents can be left out, and none, with two seeds"
     assert not list(copy.glob("fidelity/banks/*/cells/*"))
 
 

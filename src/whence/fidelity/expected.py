@@ -37,17 +37,19 @@ def expected_cost(lab: Lab, methods: int = 0) -> Expected:
     """
     settings, asked = lab.settings, lab.settings.measures
     parts: list[tuple[int, float]] = []
+    alone = min(settings.left_out, lab.documents)
     if "lds" in asked:
         kept = lab.subsets
         bank = lab.bank(lab.training, lab.start)
         parts.append((len(bank.missing(kept, lab.seeds)), estimate(bank, kept, lab.seeds, lab.workers)))
     if "loo" in asked:
-        parts.append(_left_out(lab, settings.left_out, settings.seeds, lab.held(lab.training), lab.start))
+        parts.append(_left_out(lab, alone, settings.seeds, lab.held(lab.training), lab.start))
     if "removal" in asked:
-        sets, seeds = settings.removal_queries * (_METHODS + methods), settings.removal_seeds or settings.seeds
+        queries = min(settings.removal_queries, len(lab.encoded))
+        sets, seeds = queries * (_METHODS + methods), settings.removal_seeds or settings.seeds
         parts.append(_left_out(lab, sets, seeds, lab.held(lab.training), lab.start))
     if "further-training" in asked:
-        parts.append(_left_out(lab, settings.left_out, settings.seeds, *lab.further))
+        parts.append(_left_out(lab, alone, settings.seeds, *lab.further))
     models, seconds = sum(count for count, _ in parts), sum(each for _, each in parts)
     return Expected(models, seconds, _line(lab, models, seconds))
 
