@@ -106,6 +106,11 @@ def test_a_model_that_was_saved_quantised(places, tmp_path):
         assert relative(one[name], block) < 1e-6, name
 
 
+def test_an_adapter_that_names_its_base_is_a_model(places):
+    """transformers loads the base with it; there is no configuration of a model in the folder."""
+    assert load_model(places[1]).model.config.model_type == "llama"
+
+
 def test_refusals(places, monkeypatch):
     with pytest.raises(InputError, match="--quantize takes nf4; got 'fp3'"):
         load_model(places[0], quantize="fp3")

@@ -98,5 +98,8 @@ def _why_not_in(owner: nn.Module, parameter: nn.Parameter, owners: int) -> str:
     if routers.may_be(owner):
         return f"{kind} is no linear layer, and its first output is not the product of input and weight"
     if norms.may_be(owner):
-        return f"{kind} does not act as a scale and a shift, element by element, on rows that belong to tokens"
+        return (
+            f"{kind} does not act as a scale and a shift, element by element, on rows that belong to tokens, or its "
+            "input is changed in place afterwards"
+        )
     return refusal(owner)

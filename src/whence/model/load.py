@@ -125,7 +125,7 @@ def load_model(
     where = parallel.device() or resolve_device(device)
     _check_directory(reference, "model")
     how = {"revision": revision, "dtype": _dtype(dtype, where), "attn_implementation": attention}
-    if quantize is not None or is_quantised(read_config(reference, revision)):
+    if quantize is not None or is_quantised(reference, revision):
         how |= quantised(quantize, _dtype(dtype, where), where, placement)
     model = _pretrained(reference, **how, **placing(placement, bool(adapters)))
     if parallel.size() > 1 and placement.parallel != "tensor" and not sliced_well(model):

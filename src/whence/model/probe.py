@@ -53,6 +53,7 @@ def probe_sites(
         for handle in handles:
             handle.remove()
     groups: dict[tuple[Any, ...], str] = {}
+    found.leave_changed()
     out = []
     for site in (site for site in sites if site.name in found.inputs and site.name not in found.unlike):
         alone = len(site.uses) > 1 or site.vocabulary is not None or site.experts or site.elementwise
@@ -81,6 +82,7 @@ class _Seen:
         inputs: By site, a key that sites share if they saw the very same input tensor.
         unlike: Sites that mixed examples, or that are not what they were taken for.
         alive: Keeps inputs from being freed, so that an address names one tensor.
+        versions: By norm, its input, and how often that had been changed in place by then.
     """
 
     rows: int
@@ -88,6 +90,11 @@ class _Seen:
     inputs: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     unlike: set[str] = field(default_factory=set)
     alive: list[Tensor] = field(default_factory=list)
+    versions: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+
+    def leave_changed(self) -> None:
+        """Leave out norms whose input was changed in place later in the run: it is gone when the gradient comes."""
+        self.unlike |= {name for name, (given, version) in self.versions.items() if given._version != version}
 
     def watch(self, site: Site, use: Use) -> Callable[..., None]:
         """A forward hook for a use of a site."""
@@ -97,6 +104,8 @@ class _Seen:
             if not self._fits(use, module, args, kwargs, output):
                 self.unlike.add(site.name)
             self.alive.append(given)
+            if use.way == "norm":
+                self.versions[site.name] = (given, given._version)
             device = given.device if not isinstance(output, Tensor) else output.device
             key = (given.data_ptr(), tuple(given.shape), site.bias, device)
             self.inputs[site.name] = ("called more than once", site.name) if site.name in self.inputs else key

@@ -14,8 +14,14 @@ __all__ = ["KINDS", "differentiable", "is_quantised", "quantised"]
 KINDS = ("nf4",)
 
 
-def is_quantised(config: Any) -> bool:
-    """Whether a model was saved quantised."""
+def is_quantised(reference: str, revision: str | None) -> bool:
+    """Whether a model was saved quantised; not if it has no configuration, as an adapter that names its base."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(reference, revision=revision)
+    except (OSError, ValueError, KeyError):
+        return False  # whatever is wrong is said where the model is loaded
     return getattr(config, "quantization_config", None) is not None
 
 
