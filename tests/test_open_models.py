@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
+import whence
 import zoo
 from command_line import launch
 from conftest import save_model, write_jsonl
+from test_data_support import SENTENCES, tokenizer
 from whence.model import load_tokenizer
 
 KEEPERS = {
@@ -73,3 +75,23 @@ def test_planted_documents_are_found(name, tmp_path):
         assert launch("trace", "--run", tmp_path / run, *given) == 0
         found = reciprocal_ranks(tmp_path / run)
         assert sum(found) / len(found) > least, (run, found, "in a random order it would be 0.13")
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_every_class_is_traced_whole(name, tmp_path):
+    """Everything is attributed, parts sum to wholes, and what an index says is what running the model says."""
+    torch.manual_seed(0)
+    zoo.build(name, vocab_size=400).save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    texts = [" ".join(SENTENCES[(n + k) % 4] for k in range(1 + n % 3)) for n in range(8)]
+    data = write_jsonl(tmp_path / "data.jsonl", [{"text": text} for text in texts])
+    settings = {"corpus": {"context": 24}, "recipe": {"bits": 16}}
+    run = whence.Attributor(tmp_path / "run", model=str(tmp_path / "model"), data=[str(data)], settings=settings)
+    query = whence.Query(prompt="The harbour was", completion=" built before the town")
+    for hit in run.trace([query], k=3).traces[0].proponents:
+        assert sum(hit.sites.values()) == pytest.approx(hit.influence, rel=1e-4)
+        assert sum(window.influence for window in hit.windows) == pytest.approx(hit.influence, rel=1e-4)
+        assert hit.index_influence == pytest.approx(hit.influence, rel=0.01)
+        assert bool(hit.experts) == any(site.experts for site in run.sites)
+    assert run.coverage.share == 1.0
+    assert run.invariance.verdict != "leak"
