@@ -28,18 +28,23 @@ KINDS = {"str": "text", "Path": "path", "int": "integer", "float": "number"}
 
 def page() -> str:
     """The whole page."""
-    return HEAD + "".join(section(command.callback) for command in app.registered_commands if command.callback)
+    parts = [section(command) for command in app.registered_commands]
+    for group in app.registered_groups:
+        parts += [section(command, f"{group.name} ") for command in group.typer_instance.registered_commands]
+    return HEAD + "".join(parts)
 
 
-def section(command: Callable[..., Any]) -> str:
+def section(found: Any, group: str = "") -> str:
     """One command: what it does and a table of its options."""
+    command: Callable[..., Any] = found.callback
+    name = group + (found.name or command.__name__)
     hints = get_type_hints(command, include_extras=True)
     defaults = inspect.signature(command).parameters
-    rows = [row(name, *get_args(hints[name]), defaults[name].default) for name in defaults]
-    positional = [name.upper() for name in defaults if not is_option(get_args(hints[name])[1])]
-    usage = " ".join([f"whence {command.__name__}", *positional, "[OPTIONS]"])
+    rows = [row(each, *get_args(hints[each]), defaults[each].default) for each in defaults]
+    positional = [each.upper() for each in defaults if not is_option(get_args(hints[each])[1])]
+    usage = " ".join([f"whence {name}", *positional, "[OPTIONS]"])
     table = "| option | value | meaning |\n|---|---|---|\n" + "".join(rows)
-    return f"\n## whence {command.__name__}\n\n{inspect.getdoc(command)}\n\n```\n{usage}\n```\n\n{table}"
+    return f"\n## whence {name}\n\n{inspect.getdoc(command)}\n\n```\n{usage}\n```\n\n{table}"
 
 
 def is_option(info: Any) -> bool:

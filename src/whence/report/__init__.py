@@ -22,6 +22,9 @@ lab_table.py        a lab result as rows and columns, rendered nowhere
 lab_certificate.py  the figures behind a certificate, rendered nowhere
 lab_words.py        what each measure means, and how its numbers are written
 
+audit_frame.py      what the pages of all audits share
+charts.py           small charts: bars, lines, points, histograms
+
 console.py          text on a console that cannot harm it
 frame.py            a page in one file, under a strict policy
 records.py          results as JSON and back

@@ -17,7 +17,7 @@ from whence.report.lab_words import KINDS, WORDS, basis, decimals, figure, inter
 from whence.report.markup import Html, join, tag
 from whence.report.text import compact, number, one_line, shorten
 
-__all__ = ["AXES_OF", "TITLES", "Plot", "explanation", "interactive", "png", "spec", "svg"]
+__all__ = ["AXES_OF", "PALETTE", "TITLES", "Plot", "configured", "explanation", "interactive", "png", "spec", "svg"]
 
 Plot = Literal["cost", "bytes"]
 
@@ -28,6 +28,7 @@ _LOOK: dict[MethodKind, tuple[str, str, str]] = {
     "baseline": ("#d55e00", "diamond", "#a04400"),
     "oracle": ("#7a7a7a", "cross", "#555555"),
 }
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#7b4ea3", "#7a7a7a", "#b3891a", "#56b4e9", "#a04400")
 _INK, _SOFT, _LINE, _GRID, _ZONE, _CEILING = ("#1b1d22", "#565b66", "#8a8f99", "#e9e7e2", "#f5f3ef", "#7b4ea3")
 _FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 TITLES: dict[Plot, str] = {"cost": "Fidelity against cost", "bytes": "Fidelity against bytes per document"}
@@ -126,11 +127,12 @@ def _chart(result: LabResult, plot: Plot, drawn: Picture, live: bool) -> dict[st
         padding={"left": 8, "right": 12, "top": 8, "bottom": 8},
         description=f"{TITLES[plot]}: {len(rows)} methods, {sum(row['front'] for row in rows)} on the frontier",
     )
-    content: dict[str, Any] = _configured(chart).to_dict(validate=True)
+    content: dict[str, Any] = configured(chart).to_dict(validate=True)
     return content
 
 
-def _configured(chart: Any) -> Any:
+def configured(chart: Any) -> Any:
+    """A chart in the type and colours of all of them."""
     return (
         chart.configure(font=_FONT, background="#ffffff")
         .configure_view(stroke=None)
