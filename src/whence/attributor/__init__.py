@@ -25,6 +25,7 @@ from whence.attributor.matrices import (
     exact_influence,
     gradient_cosines,
     index_influence,
+    influence_and_dots,
     self_scores,
 )
 from whence.attributor.modules import attribute
@@ -47,6 +48,7 @@ __all__ = [
     "gradient_cosines",
     "index_influence",
     "index_steps",
+    "influence_and_dots",
     "model_coverage",
     "run_steps",
     "self_scores",

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from whence.attributor.search import against, ask, from_index, group_size
+from whence.attributor.search import against, ask, from_index, from_model, group_size
 from whence.attributor.steps import Advance, batches
 from whence.curvature import SiteCurvature
 from whence.gradients import (
@@ -33,7 +33,7 @@ from whence.store import Index
 if TYPE_CHECKING:
     from whence.attributor.core import Attributor
 
-__all__ = ["SelfScores", "exact_influence", "gradient_cosines", "index_influence", "self_scores"]
+__all__ = ["SelfScores", "exact_influence", "gradient_cosines", "index_influence", "influence_and_dots", "self_scores"]
 
 Damped = dict[str, tuple[SiteCurvature, float]]
 
@@ -78,6 +78,39 @@ def index_influence(
         )
 
     return _by_group(owner, queries, scores)
+
+
+def influence_and_dots(
+    owner: "Attributor",
+    queries: Sequence[EncodedQuery],
+    index: Index | None,
+    recipe: Recipe,
+    advance: Advance = _ignore,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Influence in nats and gradient dots over n of every document on every query, each float64 [Q, documents].
+
+    Args:
+        owner: A run whose corpus is read and whose curvature is fitted.
+        queries: The queries.
+        index: Read from it; None runs the model over the corpus.
+        recipe: That of the index, or the method and damping to run with.
+        advance: Told of tokens as they are done, where the model runs.
+    """
+    encoders, scale = owner.encoders(recipe), 1.0 / owner.trained_on
+    influence, dots = [], []
+    step = group_size(owner)
+    for start in range(0, len(queries), step):
+        question = ask(owner, queries[start : start + step])
+        count = len(question.queries)
+        dense = Dense(2 * count, owner.corpus.documents)
+        if index is None:
+            from_model(owner, question, encoders, [dense], scale, None, advance)
+        else:
+            from_index(question, index, encoders, [dense], scale, owner.corpus.weights)
+        found = np.nan_to_num(dense.scores, nan=0.0)
+        influence.append(found[:count])
+        dots.append(found[count:])
+    return np.concatenate(influence), np.concatenate(dots)
 
 
 def _by_group(

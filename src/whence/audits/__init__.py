@@ -1,4 +1,18 @@
 """What scores mean: why did it say that, did it memorise that, what is wrong with this data, does fixing it help.
 
-statistics.py   p-values, false-discovery rates, intervals, areas under curves
+safety        safety.py        why did the model say that? one verdict per answer
+              responses.py generation.py       answers from a file, or from the model
+              why.py softness.py               the verdict; blunt and soft words
+              enrichment.py                    kinds of documents behind a finding
+evidence      evidence.py      scores of all documents for all questions, kept on disk
+              documents.py     copies taken together, pairs held against the null
+              nulls.py passages.py             the null: other matters
+              clusters.py overlap.py           near-duplicates; shared runs of words
+              membership.py                    what the model's own probabilities say
+statistics.py settings.py                      p-values, intervals; what an audit says about itself
 """
+
+from whence.audits.responses import Response, load_responses
+from whence.audits.safety import SafetyOptions, audit_safety
+
+__all__ = ["Response", "SafetyOptions", "audit_safety", "load_responses"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whence.cli import options as o
+from whence.cli.audits import audit_app
 from whence.cli.lab import evaluate, tune
 from whence.cli.opening import DEFAULT_RUN, console_of, open_run, work
 from whence.errors import InputError, QueryError
@@ -395,3 +396,4 @@ def demo(
 
 app.command()(evaluate)
 app.command()(tune)
+app.add_typer(audit_app, name="audit")

@@ -21,6 +21,7 @@ from whence.fidelity.experiments import Lab, Start
 from whence.fidelity.lab_settings import LabSettings
 from whence.fidelity.lds import lds, lds_difference
 from whence.fidelity.methods import MethodSpec, default_methods, load_methods
+from whence.fidelity.rankings import document_losses, state_similarities
 from whence.fidelity.recipes import load_training
 from whence.fidelity.retrain import estimate, retrain
 from whence.fidelity.scorers import Scored, run_methods
@@ -45,6 +46,7 @@ __all__ = [
     "baselines",
     "ceiling",
     "default_methods",
+    "document_losses",
     "estimate",
     "evaluate_lab",
     "expected_cost",
@@ -56,6 +58,7 @@ __all__ = [
     "retrain",
     "run_methods",
     "save_tuned",
+    "state_similarities",
     "tune_lab",
     "without",
 ]

@@ -22,7 +22,7 @@ from whence.gradients import Recipe, language_examples
 from whence.interfaces import EncodedQuery
 from whence.model import CausalLM, LanguageInputs
 
-__all__ = ["Ranked", "baseline_scores", "document_losses"]
+__all__ = ["Ranked", "baseline_scores", "document_losses", "state_similarities"]
 
 Scores = NDArray[np.float64]
 Queries = Sequence[EncodedQuery]
@@ -123,6 +123,13 @@ def _representation(owner: Attributor, queries: Queries, spec: MethodSpec, meter
 
     scores, query = meter.measure(ask)
     return scores, index, query, 4.0 * states.size  # float32 keeps all that a ranking needs
+
+
+def state_similarities(owner: Attributor, queries: Queries, layers: Sequence[float] = (1.0,)) -> Scores:
+    """Cosine of the mean hidden states of each query and document at relative depths, float64 [Q, documents]."""
+    model = owner.loaded.model
+    documents = mean_states(model, _document_inputs(owner), owner.corpus.documents, layers)
+    return similarities(mean_states(model, _query_inputs(owner, queries), len(queries), layers), documents)
 
 
 def _document_inputs(owner: Attributor) -> Iterator[tuple[NDArray[np.int64], LanguageInputs]]:

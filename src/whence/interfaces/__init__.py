@@ -8,6 +8,7 @@ results.py     Hit, Trace, TraceResult, Coverage …  what a user gets back
 fidelity.py    LabResult, Reading, Certificate …    how true scores were found to be
 """
 
+from whence.interfaces.audits import ContaminationResult, DocumentEvidence, SafetyResult
 from whence.interfaces.breakdowns import Breakdown, GroupShare
 from whence.interfaces.documents import Document, Origin, Skip, TokenBatch
 from whence.interfaces.fidelity import (
@@ -40,9 +41,11 @@ from whence.interfaces.sites import Site, Use, Vocabulary, Way
 __all__ = [
     "Breakdown",
     "Certificate",
+    "ContaminationResult",
     "Cost",
     "Coverage",
     "Document",
+    "DocumentEvidence",
     "EncodedQuery",
     "EncodedText",
     "Estimate",
@@ -59,6 +62,7 @@ __all__ = [
     "Query",
     "Reading",
     "RunSummary",
+    "SafetyResult",
     "Site",
     "SiteCoverage",
     "Skip",

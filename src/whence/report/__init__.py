@@ -22,6 +22,10 @@ lab_table.py        a lab result as rows and columns, rendered nowhere
 lab_certificate.py  the figures behind a certificate, rendered nowhere
 lab_words.py        what each measure means, and how its numbers are written
 
+safety_page.py      why a model said what it said
+audit_files.py      an audit of answers on disk, and back
+audit_terminal.py   the same for the console
+audit_words.py      how such audits say things
 audit_frame.py      what the pages of all audits share
 charts.py           small charts: bars, lines, points, histograms
 
@@ -33,10 +37,24 @@ text.py             words and numbers for people; hidden characters made visible
 page/               templates, style sheets and scripts of the pages
 """
 
+from whence.report.audit_files import load_safety, save_safety
+from whence.report.audit_terminal import show_safety
 from whence.report.files import load, save
 from whence.report.html import page
 from whence.report.lab_files import load_lab, save_lab
 from whence.report.lab_terminal import show_certificate, show_lab
 from whence.report.terminal import show
 
-__all__ = ["load", "load_lab", "page", "save", "save_lab", "show", "show_certificate", "show_lab"]
+__all__ = [
+    "load",
+    "load_lab",
+    "load_safety",
+    "page",
+    "save",
+    "save_lab",
+    "save_safety",
+    "show",
+    "show_certificate",
+    "show_lab",
+    "show_safety",
+]

@@ -1,0 +1,152 @@
+"""From matrices of scores to the documents behind one answer, copies taken together.
+
+Clusters of near-duplicates are the unit: their influence is added up, and their evidence is that of the sum. Axes: Q
+questions, N documents, K clusters.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whence.attributor import Attributor
+from whence.attributor.texts import texts
+from whence.audits.clusters import members_of, near_duplicates
+from whence.audits.evidence import Evidence
+from whence.audits.nulls import ON_TOPIC, Tested, against_null, standardised, weighted_q
+from whence.audits.overlap import longest_run
+from whence.interfaces import DocumentEvidence
+
+__all__ = ["Weighed", "weigh"]
+
+_SHOWN = 400  # characters
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """Evidence by cluster, held against the null.
+
+    Attributes:
+        owner: The run.
+        evidence: By document.
+        texts: Of the documents.
+        clusters: Members of each cluster; their order is that of all arrays below.
+        influence: [Q, K], added up over copies; `contrast` likewise, nan where there is none.
+        effect: Test of influence on the answer.
+        presence: Test of BM25.
+        p: p-values of an effect on the answer or on the contrast, whichever says more (doubled, after Bonferroni).
+        q: Their false-discovery rates, weighted by presence, over all pairs of the audit.
+        on_topic: bool [Q, K].
+    """
+
+    owner: Attributor
+    evidence: Evidence
+    texts: list[str]
+    clusters: list[list[int]]
+    influence: NDArray[np.float64]
+    contrast: NDArray[np.float64]
+    effect: Tested
+    presence: Tested
+    p: NDArray[np.float64]
+    q: NDArray[np.float64]
+    on_topic: NDArray[np.bool_]
+
+    @cached_property
+    def _ranks(self) -> dict[str, NDArray[np.int64]]:
+        """Place of every cluster's best member by each signal, [Q, K]."""
+        found = {}
+        for name in ("influence", "lexical", "dots", "states"):
+            scores = np.asarray(getattr(self.evidence, name), dtype=np.float64)
+            ordered = np.sort(scores, axis=1)
+            best = np.stack([scores[:, some].max(1) for some in self.clusters], 1)
+            above = [len(row) - np.searchsorted(row, each, "right") for row, each in zip(ordered, best, strict=True)]
+            found[name] = np.stack(above) + 1
+        return found
+
+    def document(self, question: int, cluster: int, softness: float | None = None) -> DocumentEvidence:
+        """What is known of one cluster for one question."""
+        members = self.clusters[cluster]
+        row = self.evidence.influence[question]
+        number = max(members, key=lambda member: row[member])
+        found, contrast = self.owner.corpus.document(number), float(self.contrast[question, cluster])
+        place = (question, cluster)
+        return DocumentEvidence(
+            document=number,
+            id=found.id,
+            source=found.source,
+            metadata=dict(found.metadata),
+            influence=float(self.influence[place]),
+            contrast=None if np.isnan(contrast) else contrast,
+            z=float(self.effect.z[place]),
+            p_effect=float(self.effect.p[place]),
+            p_presence=float(self.presence.p[place]),
+            presence=float(self.presence.z[place]),
+            p=float(self.p[place]),
+            q=float(self.q[place]),
+            on_topic=bool(self.on_topic[place]),
+            topic=float(self.evidence.topic[question, members].max()),
+            influence_rank=int(self._ranks["influence"][place]),
+            bm25_rank=int(self._ranks["lexical"][place]),
+            dot_rank=int(self._ranks["dots"][place]),
+            states_rank=int(self._ranks["states"][place]),
+            overlap=longest_run(self.evidence.queries[question].completion or "", self.texts[number][:20_000]),
+            softness=softness,
+            copies=len(members),
+            text=self.texts[number][:_SHOWN],
+        )
+
+
+def weigh(
+    owner: Attributor,
+    evidence: Evidence,
+    *,
+    threshold: float = 0.8,
+    topics: NDArray[np.int64] | None = None,
+    seed: int = 0,
+) -> Weighed:
+    """Take copies together and hold every pair against the null.
+
+    Args:
+        owner: The run.
+        evidence: By document.
+        threshold: Jaccard similarity from which documents are copies.
+        topics: The question whose matter each question is taken to be about; a placebo shuffles them.
+        seed: Of the sample of the null.
+    """
+    said = list(texts(owner))
+    clusters = list(members_of(near_duplicates(said, threshold)).values())
+    place = np.arange(len(evidence.queries)) if topics is None else topics
+
+    order, starts = np.concatenate(clusters), np.cumsum([0, *map(len, clusters[:-1])])
+
+    def summed(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        return np.add.reduceat(np.asarray(scores, dtype=np.float64)[:, order], starts, axis=1)
+
+    def best(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        return np.maximum.reduceat(np.asarray(scores, dtype=np.float64)[:, order], starts, axis=1)
+
+    influence, contrast = summed(evidence.influence), summed(evidence.contrast)
+    topic: NDArray[np.float64] = best(evidence.topic)
+    about = np.asarray(topic[place] >= ON_TOPIC)
+    null = (topic < ON_TOPIC) & ~about
+    effect = against_null(standardised(influence), null, seed)
+    presence = against_null(standardised(best(evidence.lexical))[place], null, seed)
+    asked: NDArray[np.bool_] = ~np.isnan(contrast[:, 0])
+    p = effect.p
+    if asked.any():
+        other = against_null(standardised(np.where(asked[:, None], contrast, influence)), null, seed)
+        p = np.where(asked[:, None], np.minimum(1.0, 2 * np.minimum(effect.p, other.p)), effect.p)
+    return Weighed(
+        owner=owner,
+        evidence=evidence,
+        texts=said,
+        clusters=clusters,
+        influence=influence,
+        contrast=contrast,
+        effect=effect,
+        presence=presence,
+        p=p,
+        q=weighted_q(p, presence.z),
+        on_topic=about,
+    )

@@ -1,0 +1,95 @@
+"""Is a document's influence on an answer more than chance? The null is what it does to answers about other matters.
+
+A score depends on its question (one answer has larger gradients than another) and on its document (long ones score high
+on everything). Both are taken out: every question's scores are centred and scaled over documents, then every document's
+over the *other* questions. What is left, on all pairs of a question and a document that share hardly a word, is what
+documents do to matters they have nothing to do with: the null. A pair's p-value is its rank in that sample
+(`statistics.empirical_p`), one-sided.
+
+False-discovery rates are weighted (Genovese, Roeder & Wasserman 2006): effect is tested, and presence, which costs
+nothing to know, says beforehand where to expect it. With w = e^min(z, 12), z the standardised BM25 score, scaled to
+mean 1 over all pairs of the audit, q-values are Benjamini and Hochberg's of p/w over all of them. A document that is
+present without effect has no small p and is not called; one that has effect without being present is called only on
+overwhelming evidence.
+
+What it ignores: pairs off topic are not independent, and a document that is on topic without sharing words counts into
+the null, which then has a heavier tail and calls less.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whence.audits.statistics import benjamini_hochberg, empirical_p
+
+__all__ = ["ON_TOPIC", "Tested", "against_null", "standardised", "weighted_q"]
+
+Array = NDArray[np.float64]
+
+ON_TOPIC = 0.1
+"""Cosine of words (TF-IDF) from which a document counts as being about the same matter as a question."""
+
+_CAP = 12.0  # presence z beyond which weights grow no more
+_POOL = 4_000_000  # pairs of the null that are kept; p-values below 2.5e-7 are not told apart
+_PRIOR = 4.0  # questions' worth of the common spread that a document's own is mixed with
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One test of every pair.
+
+    Attributes:
+        z: Standardised scores [Q, N].
+        p: One-sided p-values [Q, N].
+        null: How many pairs of the null they were held against.
+    """
+
+    z: Array
+    p: Array
+    null: int
+
+
+def standardised(scores: NDArray[np.floating]) -> Array:
+    """Scores [Q, N] with each question's and then each document's own level and spread taken out.
+
+    A document's level and spread are those on the other questions, its spread mixed with the common one as if that had
+    been seen on four more. With one question only the first step is done.
+    """
+    rows = np.asarray(scores, dtype=np.float64)
+    spread = rows.std(1, keepdims=True)
+    rows = np.divide(rows - rows.mean(1, keepdims=True), spread, out=np.zeros_like(rows), where=spread > 0)
+    count = len(rows)
+    if count < 2:
+        return np.asarray(rows, dtype=np.float64)
+    others, squares = rows.sum(0) - rows, (rows**2).sum(0) - rows**2
+    level = others / (count - 1)
+    own = np.maximum(squares - (count - 1) * level**2, 0.0)
+    out: Array = (rows - level) / np.sqrt((own + _PRIOR) / (count - 1 + _PRIOR))
+    return out
+
+
+def against_null(z: Array, off_topic: NDArray[np.bool_], seed: int = 0) -> Tested:
+    """Hold standardised scores against the pairs that are off topic.
+
+    Args:
+        z: [Q, N].
+        off_topic: bool [Q, N], the pairs that make the null.
+        seed: Of the sample that is drawn when there are very many.
+    """
+    pool = z[off_topic]
+    if len(pool) > _POOL:
+        pool = np.random.default_rng(seed).choice(pool, _POOL, replace=False)
+    return Tested(z, empirical_p(z.ravel(), pool).reshape(z.shape), len(pool))
+
+
+def weighted_q(p: Array, presence: Array) -> Array:
+    """False-discovery rates of all pairs, those weighing more where the document is known to be present.
+
+    Args:
+        p: p-values of effect [Q, N].
+        presence: Standardised scores of presence [Q, N], made without looking at effect.
+    """
+    weights = np.exp(np.minimum(presence, _CAP))
+    weighted = np.minimum(1.0, p * weights.mean() / weights)
+    return benjamini_hochberg(weighted.ravel()).reshape(p.shape)

@@ -1,0 +1,126 @@
+"""Answers to be explained, read from a file: prompts, responses, contrasts, judge's scores, and whatever else it has.
+
+Column names that benchmarks use are understood (`ALIASES`), SocialHarmBench's among them. Everything else becomes a
+field by which verdicts are counted. Prompts without a response are answered by the model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from whence.data import find_files, open_rows
+from whence.errors import CorpusError, QueryError
+from whence.interfaces import Query, Skip
+
+__all__ = ["ALIASES", "Response", "load_responses", "unanswered"]
+
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "id": ("id", "prompt_id", "question_id", "ID"),
+    "prompt": ("prompt", "prompt_text", "question", "instruction", "input"),
+    "response": ("response", "completion", "answer", "output", "model_response", "generation"),
+    "contrast": ("contrast", "reference", "should_have_said", "true_answer", "expected"),
+    "score": ("score", "judge_score", "harm_score", "revisionism_score"),
+    "span": ("span", "harmful_span", "judge_span"),
+    "behaviour": ("behaviour", "behavior"),
+}
+"""What each part of an answer may be called, best name first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer.
+
+    Attributes:
+        query: Prompt, response, contrast and span as a question to the training data.
+        score: The judge's.
+        behaviour: A name that answers of one behaviour share.
+        fields: Other columns, as text.
+    """
+
+    query: Query
+    score: float | None = None
+    behaviour: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_responses(path: str) -> list[Response]:
+    """Read answers from JSON lines, CSV, Parquet or any format of a corpus.
+
+    Raises:
+        QueryError: The file cannot be read or is empty, or a row has no prompt; names the line and its columns.
+    """
+    found: list[Response] = []
+    try:
+        for file in find_files([path]).files:
+            for row in open_rows(file):
+                if isinstance(row, Skip):
+                    raise QueryError(f"{row.source} line {row.row + 1}: {row.reason}: {row.detail}")
+                found.append(_response(dict(row.fields), f"{row.source} line {row.row + 1}", len(found)))
+    except CorpusError as error:
+        raise QueryError(f"the answers cannot be read: {error}") from error
+    if not found:
+        raise QueryError(f"{path} holds no answer; give one row for each, with a prompt and what the model responded.")
+    names = [each.query.id for each in found]
+    if len(set(names)) < len(names):
+        twin = next(name for name in names if names.count(name) > 1)
+        raise QueryError(f"{path}: several answers are called {twin!r}; give each its own id, or none at all.")
+    return found
+
+
+def _response(fields: dict[str, Any], where: str, number: int) -> Response:
+    taken = {part: _first(fields, names) for part, names in ALIASES.items()}
+    if taken["prompt"] is None and taken["response"] is None:
+        raise QueryError(
+            f"{where} has neither a prompt nor a response; its columns are {', '.join(map(repr, fields)) or 'none'}. "
+            f"A prompt is called {', '.join(ALIASES['prompt'])}; a response {', '.join(ALIASES['response'])}."
+        )
+    used = {name for names in ALIASES.values() for name in names}
+    rest = {str(key): _text(value) for key, value in fields.items() if key not in used and value not in (None, "")}
+    span = taken["span"]
+    return Response(
+        query=Query(
+            id=_text(taken["id"]) if taken["id"] is not None else f"a{number + 1}",
+            prompt=_text(taken["prompt"] or ""),
+            completion=_spaced(taken["prompt"], taken["response"]),
+            contrast=None if taken["contrast"] is None else _spaced(taken["prompt"], taken["contrast"]),
+            span=tuple(span) if isinstance(span, list) else span,
+        ),
+        score=_number(taken["score"], where),
+        behaviour=None if taken["behaviour"] is None else _text(taken["behaviour"]),
+        fields=rest,
+    )
+
+
+def _first(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((fields[name] for name in names if fields.get(name) not in (None, "")), None)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else str(value)
+
+
+def _spaced(prompt: Any, answer: Any) -> str:
+    """The answer, set apart from a prompt that does not end in a space; empty where there is none."""
+    if answer is None:
+        return ""
+    text, before = _text(answer), _text(prompt or "")
+    return text if not before or before[-1].isspace() or text[:1].isspace() else f" {text}"
+
+
+def _number(value: Any, where: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise QueryError(f"{where}: the judge's score is {value!r}, which is no number.") from error
+
+
+def unanswered(responses: Sequence[Response]) -> list[int]:
+    """Numbers of the prompts that have no response yet."""
+    return [number for number, each in enumerate(responses) if not each.query.completion]
+
+
+def answered(response: Response, text: str) -> Response:
+    """The same with what the model said."""
+    return replace(response, query=response.query.model_copy(update={"completion": text}))

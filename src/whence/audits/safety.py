@@ -1,0 +1,289 @@
+"""`whence audit safety`: why did the model say that? One verdict per answer, with the documents it rests on.
+
+Scores every document for every answer (`evidence`), takes copies together and holds them against the null (`documents`,
+`nulls`), decides (`why`), counts verdicts by category, region and period, and says which sources matter most.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import whence
+from whence.attributor import Attributor
+from whence.audits.documents import Weighed, weigh
+from whence.audits.enrichment import enrichments
+from whence.audits.evidence import gather
+from whence.audits.generation import generate
+from whence.audits.passages import passages
+from whence.audits.responses import Response, answered, unanswered
+from whence.audits.softness import softness
+from whence.audits.statistics import gini
+from whence.audits.why import judge
+from whence.errors import QueryError
+from whence.interfaces import DocumentEvidence, Query, SafetyResult, Trace
+from whence.interfaces.audits import AuditSettings, Enrichment, ResponseAudit, Tally
+
+__all__ = ["SafetyOptions", "audit_safety"]
+
+Report = Callable[[str, int, int], None]
+_NULL = 24  # answers from which the null is taken; if fewer are audited, passages of the corpus are asked about as well
+_CANDIDATES = 40
+
+
+@dataclass(frozen=True)
+class SafetyOptions:
+    """How a safety audit looks and reports.
+
+    Attributes:
+        top: Documents to list for each answer, and opponents.
+        fdr: False-discovery rate from which a document is called significant.
+        exact: Run the model over the corpus instead of reading an index.
+        index: Name of the index.
+        traces: Answers whose tokens are shaded, the first ones; each costs a few passes over its documents.
+        tokens: Most tokens of an answer that the model gives itself.
+        temperature: Of such answers; 0 is greedy.
+        null: Other questions, about other matters, for the null.
+        placebo: Take every answer to be about another one's matter: nothing may be found.
+        by: Columns or tags to count by; all that repeat if empty.
+        seed: Of sampling.
+    """
+
+    top: int = 8
+    fdr: float = 0.05
+    exact: bool = False
+    index: str | None = None
+    traces: int = 40
+    tokens: int = 64
+    temperature: float = 0.0
+    null: Sequence[Query] = ()
+    placebo: bool = False
+    by: Sequence[str] = ()
+    seed: int = 0
+
+
+def audit_safety(
+    owner: Attributor,
+    responses: Sequence[Response],
+    folder: Path,
+    options: SafetyOptions = SafetyOptions(),
+    *,
+    command: str = "",
+    report: Report | None = None,
+) -> SafetyResult:
+    """Explain answers.
+
+    Args:
+        owner: A run; fitted, and indexed unless `exact`, if that has not been done.
+        responses: What the model said; it answers those without a response.
+        folder: Where scores are kept, so that an audit that was stopped goes on.
+        options: See `SafetyOptions`.
+        command: As typed, for the record.
+        report: Called with (step, done, total).
+
+    Raises:
+        QueryError: There is no answer, or one cannot be encoded.
+    """
+    if not responses:
+        raise QueryError("there is no answer to explain; give --responses with at least one row.")
+    responses = _complete(owner, responses, options, report)
+    owner.fit(report)
+    asked = [each.query for each in responses]
+    extra = [*options.null, *passages(owner, max(0, _NULL - len(asked) - len(options.null)), options.seed)]
+    evidence = gather(owner, [*asked, *extra], folder, exact=options.exact, index=options.index, report=report)
+    count, everyone = len(asked), np.arange(len(asked) + len(extra))
+    topics = np.concatenate([np.roll(everyone[:count], 1), everyone[count:]]) if options.placebo else None
+    weighed = weigh(owner, evidence, topics=topics, seed=options.seed)
+    audits = [_audit(weighed, number, each, options) for number, each in enumerate(responses)]
+    traces = _traces(owner, responses, audits, options, report)
+    audits = [each.model_copy(update={"trace": traces.get(each.id)}) for each in audits]
+    return SafetyResult(
+        settings=_settings(owner, weighed, options, command),
+        responses=tuple(audits),
+        tallies=tuple(_tallies(responses, audits, options.by)),
+        enrichments=tuple(_enriched(weighed, count, options.fdr)),
+        sources=tuple(_sources(audits, options.fdr)),
+        fdr=options.fdr,
+        shared=_behaviours(weighed, responses, options.top),
+    )
+
+
+def _complete(
+    owner: Attributor, responses: Sequence[Response], options: SafetyOptions, report: Report | None
+) -> list[Response]:
+    """The answers, those that were missing given by the model."""
+    out, missing = list(responses), unanswered(responses)
+    for done, number in enumerate(missing):
+        text = generate(owner, out[number].query.prompt, options.tokens, options.temperature, options.seed + number)
+        out[number] = answered(out[number], text)
+        if report is not None:
+            report("answering", done + 1, len(missing))
+    return out
+
+
+def _audit(weighed: Weighed, number: int, response: Response, options: SafetyOptions) -> ResponseAudit:
+    query = response.query
+    influence = weighed.influence[number]
+    strength = weighed.effect.z[number] + np.where(weighed.on_topic[number], weighed.presence.z[number], 0.0)
+    order = np.lexsort((-strength, weighed.q[number], ~weighed.on_topic[number]))[:_CANDIDATES]
+    looked = [
+        weighed.document(number, int(cluster), _soft(weighed, int(cluster), query.contrast or "")) for cluster in order
+    ]
+    why = judge(tuple(looked))
+    top = sorted(looked, key=lambda each: (not each.on_topic or each.q > 0.5, -each.z))[: options.top]
+    strongest = [weighed.document(number, int(c)) for c in np.argsort(-influence)[: options.top]]
+    listed = {each.document: each for each in (*strongest, *top)}
+    worst = [int(c) for c in np.argsort(influence)[: options.top] if influence[c] < 0]
+    positive = np.sort(np.clip(influence, 0, None))[::-1]
+    few = max(1, round(len(positive) / 100))
+    on_topic = weighed.on_topic[number]
+    return ResponseAudit(
+        id=query.id or str(number),
+        prompt=query.prompt,
+        response=query.completion or "",
+        contrast=query.contrast,
+        fields=response.fields,
+        score=response.score,
+        loss=float(_loss(weighed, number)),
+        verdict=why.verdict,
+        confidence=why.confidence,
+        likely=why.likely,
+        runner_up=why.runner_up,
+        reasons=why.reasons,
+        against=why.against,
+        action=why.action,
+        documents=tuple(
+            sorted(listed.values(), key=lambda each: (each.q > options.fdr or not each.on_topic, -each.influence))
+        ),
+        opponents=tuple(weighed.document(number, cluster) for cluster in worst),
+        gini=gini(influence),
+        top_share=float(positive[:few].sum() / positive.sum()) if positive.sum() > 0 else 0.0,
+        significant=int(((weighed.q[number] <= options.fdr) & on_topic).sum()),
+    )
+
+
+def _called(document: DocumentEvidence, fdr: float) -> bool:
+    """Whether a document is on topic and its effect significant."""
+    return document.on_topic and document.q <= fdr
+
+
+def _soft(weighed: Weighed, cluster: int, contrast: str) -> float:
+    return softness(weighed.texts[weighed.clusters[cluster][0]], contrast).share
+
+
+def _loss(weighed: Weighed, number: int) -> float:
+    from whence.audits.membership import answer_losses
+
+    return float(sum(answer_losses(weighed.owner, weighed.evidence.encoded[number])))
+
+
+def _traces(
+    owner: Attributor,
+    responses: Sequence[Response],
+    audits: Sequence[ResponseAudit],
+    options: SafetyOptions,
+    report: Report | None,
+) -> dict[str, Trace]:
+    """Traces of the first answers to the documents that are listed for them, with every token's share."""
+    out: dict[str, Trace] = {}
+    for done, (response, audit) in enumerate(zip(responses[: options.traces], audits, strict=False)):
+        chosen = [each.document for each in (*audit.documents, *audit.opponents)]
+        if not chosen:
+            continue
+        found = owner.trace(
+            [response.query.model_copy(update={"contrast": None})],
+            k=options.top,
+            candidates=list(dict.fromkeys(chosen)),
+            index=None if options.exact else options.index,
+            bm25=False,
+        )
+        out[audit.id] = found.traces[0]
+        if report is not None:
+            report("shading tokens", done + 1, min(len(responses), options.traces))
+    return out
+
+
+def _tallies(responses: Sequence[Response], audits: Sequence[ResponseAudit], by: Sequence[str]) -> list[Tally]:
+    """Verdicts by the values of columns; columns whose values hardly repeat are left out unless asked for."""
+    columns = list(by) or list(dict.fromkeys(name for each in responses for name in each.fields))
+    out = []
+    for column in columns:
+        groups: dict[str, list[ResponseAudit]] = {}
+        for audit in audits:
+            if column in audit.fields:
+                groups.setdefault(audit.fields[column], []).append(audit)
+        if not by and (len(groups) < 2 or len(groups) > max(12, len(audits) // 3)):
+            continue
+        for value, members in sorted(groups.items(), key=lambda item: -len(item[1])):
+            scores = [each.score for each in members if each.score is not None]
+            out.append(
+                Tally(
+                    column=column,
+                    value=value,
+                    answers=len(members),
+                    verdicts=dict(Counter(each.verdict for each in members)),
+                    score=float(np.mean(scores)) if scores else None,
+                )
+            )
+    return out
+
+
+def _enriched(weighed: Weighed, count: int, fdr: float) -> list[Enrichment]:
+    """Tags of significant documents, all answers together."""
+    called = np.asarray(((weighed.q[:count] <= fdr) & weighed.on_topic[:count]).any(0), dtype=np.bool_)
+    mass = np.clip(weighed.influence[:count], 0, None).sum(0)
+    firsts = [members[0] for members in weighed.clusters]
+    return enrichments([dict(_tags(weighed, first)) for first in firsts], called, mass)
+
+
+def _tags(weighed: Weighed, document: int) -> Mapping[str, str]:
+    found = weighed.owner.corpus.document(document)
+    return {"source": found.source, **found.metadata}
+
+
+def _sources(audits: Sequence[ResponseAudit], fdr: float) -> list[tuple[str, int, float]]:
+    """Documents that are significant for most answers, then those with most influence."""
+    answers: Counter[str] = Counter()
+    total: dict[str, float] = {}
+    for audit in audits:
+        for each in audit.documents:
+            if _called(each, fdr):
+                answers[each.id] += 1
+                total[each.id] = total.get(each.id, 0.0) + each.influence
+    order = sorted(answers, key=lambda name: (-answers[name], -total[name], name))
+    return [(name, answers[name], total[name]) for name in order[:30]]
+
+
+def _behaviours(weighed: Weighed, responses: Sequence[Response], top: int) -> dict[str, tuple[DocumentEvidence, ...]]:
+    """Documents behind the mean of the answers of one behaviour: influence on a mean is the mean of influences."""
+    groups: dict[str, list[int]] = {}
+    for number, each in enumerate(responses):
+        if each.behaviour is not None:
+            groups.setdefault(each.behaviour, []).append(number)
+    out = {}
+    for name, members in groups.items():
+        mean: NDArray[np.float64] = weighed.influence[members].mean(0)
+        level = weighed.effect.z[members].sum(0) / np.sqrt(len(members))
+        found = []
+        for cluster in np.argsort(-level)[:top]:
+            one = weighed.document(members[int(np.argmax(weighed.effect.z[members, cluster]))], int(cluster))
+            found.append(one.model_copy(update={"influence": float(mean[cluster]), "z": float(level[cluster])}))
+        out[name] = tuple(found)
+    return out
+
+
+def _settings(owner: Attributor, weighed: Weighed, options: SafetyOptions, command: str) -> AuditSettings:
+    from whence.audits.settings import settings_of
+
+    told = {
+        "top": options.top, "fdr": options.fdr, "exact": options.exact, "traces": options.traces,
+        "generated tokens": options.tokens, "temperature": options.temperature, "null questions": len(options.null),
+        "seed": options.seed,
+    }  # fmt: skip
+    return settings_of(
+        owner, command=command, questions=len(weighed.evidence.queries), null=weighed.effect.null, exact=options.exact,
+        index=options.index, placebo=options.placebo, settings=told, version=whence.__version__,
+    )  # fmt: skip

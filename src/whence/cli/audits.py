@@ -1,0 +1,127 @@
+"""`whence audit safety` and `whence audit contamination`: what answers owe to the data; torch is loaded inside."""
+
+import hashlib
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whence.cli import options as o
+from whence.cli.opening import DEFAULT_RUN, console_of, open_run, work
+from whence.errors import InputError
+
+if TYPE_CHECKING:
+    from whence.attributor import Attributor
+
+__all__ = ["audit_app", "safety"]
+
+audit_app = typer.Typer(
+    help="Why did it say that, did it memorise that, what is wrong with this data? Each ends in one page.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+TOP = Annotated[int, typer.Option("--top", "-k", min=1, help="Documents to list for each answer.")]
+FDR = Annotated[float, typer.Option(min=0.0001, max=0.5, help="False-discovery rate at which a document is called.")]
+EXACT = Annotated[bool, typer.Option("--exact", help="Score by running the model over the corpus; no index.")]
+INDEX = Annotated[str | None, typer.Option("--index", help="Which index of the run.", show_default=False)]
+PLACEBO = Annotated[bool, typer.Option("--placebo", help="Shuffle what is to be found: nothing may be found.")]
+OUT = Annotated[Path | None, typer.Option(help="Folder for the results (default: in the run).", show_default=False)]
+SEED = Annotated[int, typer.Option(help="Decides what is drawn.")]
+
+
+@audit_app.command()
+def safety(
+    run: o.RUN = DEFAULT_RUN,
+    responses: Annotated[
+        str | None,
+        typer.Option(
+            "--responses",
+            "-q",
+            help="JSONL or CSV of prompts and what the model said: prompt (or prompt_text), response, contrast "
+            "(what it should have said), span, score (a judge's), behaviour; other columns are counted by. The model "
+            "answers prompts without a response.",
+            show_default=False,
+        ),
+    ] = None,
+    model: o.MODEL = None,
+    data: o.DATA = None,
+    mix: o.MIX = None,
+    config: o.CONFIG = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Count verdicts by this column (default: all whose values repeat). Can be repeated."),
+    ] = None,
+    null: Annotated[
+        str | None,
+        typer.Option(help="Query file of questions about other matters, for the null.", show_default=False),
+    ] = None,
+    top: TOP = 8,
+    fdr: FDR = 0.05,
+    exact: EXACT = False,
+    index: INDEX = None,
+    traces: Annotated[int, typer.Option(min=0, help="Answers whose tokens are shaded, the first ones.")] = 40,
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer that the model gives here.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="Of such answers; 0 takes the likeliest token.")] = 0.0,
+    placebo: PLACEBO = False,
+    seed: SEED = 0,
+    out: OUT = None,
+    device: o.DEVICE = "auto",
+    adapter: o.ADAPTER = None,
+    context: o.CONTEXT = None,
+    damping: o.DAMPING = None,
+) -> None:
+    """Why did the model say that? Absorbed, euphemistic, confabulated or cannot tell, with the documents behind it."""
+    from whence.audits import SafetyOptions, audit_safety, load_responses
+    from whence.data import load_queries
+    from whence.launch import progress
+    from whence.report import save_safety, show_safety
+
+    if responses is None:
+        raise InputError("which answers should be explained? Give --responses with a file of prompts and responses.")
+    values = {"config": config, "adapter": adapter, "context": context, "damping": damping, "mix": mix, "data": data}
+    found = load_responses(responses)
+    options = SafetyOptions(
+        top=top, fdr=fdr, exact=exact, index=index, traces=traces, tokens=tokens, temperature=temperature,
+        null=load_queries(null) if null else (), placebo=placebo, by=by or (), seed=seed,
+    )  # fmt: skip
+    refuse_file(out)
+    owner = open_run(run, model, data, values, device)
+    if not prepared(owner, exact, index):
+        return
+    folder = out or owner.run.path / "audits" / named("safety", responses, placebo)
+    with progress(console_of(stderr=True)) as report:
+        result = audit_safety(owner, found, folder / "scores", options, command=typed(), report=report)
+    written = save_safety(result, folder)
+    console = console_of()
+    show_safety(result, console)
+    console.print(f"Page: {written['page']}", markup=False, soft_wrap=True)
+
+
+def refuse_file(out: Path | None) -> None:
+    """Refuse a result folder that is a file."""
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; give a folder, which is made if it does not exist.")
+
+
+def prepared(owner: "Attributor", exact: bool, index: str | None) -> bool:
+    """Fit and, unless scores are exact, index what is missing; whether that is done."""
+    from whence.attributor import fit_steps, index_steps
+
+    if not work(owner, fit_steps(owner), None):
+        return False
+    return exact or index is not None or work(owner, index_steps(owner), None)
+
+
+def named(audit: str, asked: str, placebo: bool) -> str:
+    """A folder name: the same file of questions gives the same name."""
+    path = Path(asked)
+    content = path.read_bytes() if path.is_file() else asked.encode()
+    return f"{audit}-{hashlib.sha256(content).hexdigest()[:8]}{'-placebo' if placebo else ''}"
+
+
+def typed() -> str:
+    """The command as typed, for the record; the program by its name."""
+    return shlex.join(["whence", *sys.argv[1:]])

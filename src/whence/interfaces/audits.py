@@ -1,0 +1,362 @@
+"""What the audits of answers say: safety (why did it say that?) and contamination (did it memorise that?). Plain data.
+
+Influence is in nats, > 0 where the document supports the answer. Every p-value is one-sided and empirical; q is a
+false-discovery rate over all pairs of an audit. Knows no torch.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from whence.interfaces.fidelity import Certificate, Estimate
+from whence.interfaces.results import Trace
+
+__all__ = [
+    "AuditSettings",
+    "ContaminationResult",
+    "Detector",
+    "DocumentEvidence",
+    "Enrichment",
+    "Exposure",
+    "ExposureVerdict",
+    "ItemAudit",
+    "Planted",
+    "ResponseAudit",
+    "SafetyResult",
+    "Tally",
+    "WhyVerdict",
+]
+
+WhyVerdict = Literal["absorbed", "euphemistic", "confabulated", "cannot tell"]
+"""Why a model answered as it did:
+
+absorbed      documents that state the claim support it more than chance
+euphemistic   documents about the matter soften it or leave it out
+confabulated  no document about the matter beats the null
+cannot tell   none of these is likelier than all others together
+"""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class AuditSettings(_Frozen):
+    """What an audit rests on.
+
+    Attributes:
+        command: As typed.
+        run, model, data: Names.
+        documents: Documents of the corpus.
+        questions: Questions asked, those of the null included.
+        null: Pairs of a question and a document off topic that p-values are taken from.
+        recipe: The index, or how the model was run.
+        placebo: Whether matters were shuffled so that there is nothing to find.
+        settings: Everything else.
+        certificate: How far influence was shown to be true.
+    """
+
+    command: str = ""
+    run: str
+    model: str
+    data: str
+    documents: int
+    questions: int
+    null: int
+    recipe: str
+    placebo: bool = False
+    settings: Mapping[str, Any] = {}
+    certificate: Certificate
+    whence_version: str
+
+
+class DocumentEvidence(_Frozen):
+    """One document (or cluster of near-duplicates) and one answer.
+
+    Attributes:
+        document: Its number in the run; of a cluster, the member with most influence.
+        id, source, metadata: Its identity.
+        influence: On the answer, nats; of a cluster, added up.
+        contrast: On the answer it should have been, nats; None where none was given.
+        z: Standardised influence.
+        presence: Standardised BM25 score.
+        p_effect: p-value of influence on the answer.
+        p_presence: p-value of BM25.
+        p: Of an effect on the answer or the contrast.
+        q: Its false-discovery rate over the whole audit, weighted by presence.
+        on_topic: Whether it shares words with the question (cosine of words).
+        topic: That cosine.
+        influence_rank, bm25_rank, dot_rank, states_rank: Places among all documents, 1 first.
+        overlap: The longest run of words that the answer shares with it.
+        softness: Share of soft words among its words for harm, 0 to 1; None if that was not looked at.
+        copies: Members of its cluster, itself included.
+        text: Its beginning, for display.
+    """
+
+    document: int
+    id: str
+    source: str
+    metadata: Mapping[str, str] = {}
+    influence: float
+    contrast: float | None = None
+    z: float
+    presence: float
+    p_effect: float
+    p_presence: float
+    p: float
+    q: float
+    on_topic: bool
+    topic: float
+    influence_rank: int
+    bm25_rank: int
+    dot_rank: int
+    states_rank: int
+    overlap: str = ""
+    softness: float | None = None
+    copies: int = 1
+    text: str = ""
+
+
+class Enrichment(_Frozen):
+    """A tag that is more common among the significant documents than in the corpus.
+
+    Attributes:
+        tag, value: The tag, as in source = wiki.
+        inside, chosen: Significant documents with it, of all significant ones.
+        base: Share of the corpus's documents with it.
+        odds: Odds ratio with its 95 % interval.
+        p: Fisher's exact test, two-sided.
+        mass: Share of positive influence that documents with it have.
+    """
+
+    tag: str
+    value: str
+    inside: int
+    chosen: int
+    base: float
+    odds: Estimate
+    p: float
+    mass: float
+
+
+class ResponseAudit(_Frozen):
+    """One answer and why it was given.
+
+    Attributes:
+        id, prompt, response, contrast: The question.
+        fields: Its other columns: category, region, period …
+        score: The judge's score, if one was given.
+        loss: -log p(response | prompt), nats.
+        verdict: See `WhyVerdict`.
+        confidence: Of the verdict, 0 to 1; `likely` gives every verdict's.
+        runner_up: The next likely verdict.
+        reasons: What speaks for the verdict, in sentences.
+        against: What speaks for the runner-up.
+        action: What to do about the data.
+        documents: Proponents, on-topic ones first by evidence.
+        opponents: Documents that speak most against the answer.
+        gini: Concentration of positive influence over documents, 0 to 1.
+        top_share: Share of positive influence that the top 1 % of documents have.
+        significant: Documents on topic with q below the audit's rate.
+        trace: The same answer's trace, with token heat maps; None if none was made.
+    """
+
+    id: str
+    prompt: str
+    response: str
+    contrast: str | None = None
+    fields: Mapping[str, str] = {}
+    score: float | None = None
+    loss: float
+    verdict: WhyVerdict
+    confidence: float
+    likely: Mapping[str, float]
+    runner_up: str
+    reasons: tuple[str, ...]
+    against: tuple[str, ...] = ()
+    action: str
+    documents: tuple[DocumentEvidence, ...]
+    opponents: tuple[DocumentEvidence, ...] = ()
+    gini: float
+    top_share: float
+    significant: int
+    trace: Trace | None = None
+
+
+class Tally(_Frozen):
+    """Verdicts of the answers that share a value of a column."""
+
+    column: str
+    value: str
+    answers: int
+    verdicts: Mapping[str, int]
+    score: float | None = None
+
+
+class SafetyResult(_Frozen):
+    """A whole safety audit.
+
+    Attributes:
+        settings: What it rests on.
+        responses: One per answer.
+        tallies: Verdicts by column.
+        enrichments: Tags over-represented among significant documents, all answers together.
+        sources: Documents that matter in most answers: (document id, answers, summed influence).
+        fdr: Rate below which a q-value is called significant.
+        shared: Of behaviours: name -> documents behind the mean of its answers.
+    """
+
+    settings: AuditSettings
+    responses: tuple[ResponseAudit, ...]
+    tallies: tuple[Tally, ...] = ()
+    enrichments: tuple[Enrichment, ...] = ()
+    sources: tuple[tuple[str, int, float], ...] = ()
+    fdr: float
+    shared: Mapping[str, tuple[DocumentEvidence, ...]] = {}
+
+
+ExposureVerdict = Literal["verbatim", "paraphrase", "present", "same skill", "no evidence"]
+"""What an item owes to the corpus:
+
+verbatim     a document holds its words, and training on that document moved this answer
+paraphrase   a document says it in other words, and training on it moved this answer
+present      a document holds it, and no effect on this answer was found
+same skill   documents that do not hold it support the answer more than chance: practice, not exposure
+no evidence  nothing beats the null; not the same as clean
+"""
+
+
+class Exposure(_Frozen):
+    """The signals of one item.
+
+    Attributes:
+        overlap_8, overlap_13: Share of its runs of 8 and 13 words in the document that has most of them.
+        presence: z of the best BM25 score; `p_presence` against other items' other documents.
+        effect: z of the strongest influence on the answer's tokens.
+        whole: z of the strongest influence on question and answer together.
+        p_presence, p_effect, p_whole: Against the null.
+        q: False-discovery rate of presence and effect together, over items.
+        explained: Share of -log p(answer) without the documents found that their influence explains, 0 to 1.
+        loss: -log p(answer | question), nats per token; `zlib` per compressed byte; `min_k` mean of the least likely
+            tokens' log p.
+        concentration: Share of positive influence on the answer that the top document has.
+    """
+
+    overlap_8: float
+    overlap_13: float
+    presence: float
+    effect: float
+    whole: float
+    p_presence: float
+    p_effect: float
+    p_whole: float
+    q: float
+    explained: float
+    loss: float
+    zlib: float
+    min_k: float
+    concentration: float
+
+
+class ItemAudit(_Frozen):
+    """One item of a benchmark.
+
+    Attributes:
+        id, question, answer: The item.
+        date: As given.
+        correct: Whether the model got it right, if known.
+        twin_gap: Loss per token of its paraphrase twins' answers less its own; cloze_gap likewise for the cloze form.
+        verdict: See `ExposureVerdict`.
+        confidence: Of the verdict, 0 to 1.
+        runner_up: The next likely.
+        reasons: In sentences.
+        exposure: Its signals.
+        documents: Where it was found, best first.
+        saturation: Checkpoint -> effect z, if earlier ones were given.
+        known: What was planted, if that is known: verbatim, paraphrase, held out …
+    """
+
+    id: str
+    question: str
+    answer: str
+    date: str | None = None
+    correct: bool | None = None
+    twin_gap: float | None = None
+    cloze_gap: float | None = None
+    verdict: ExposureVerdict
+    confidence: float
+    runner_up: str
+    reasons: tuple[str, ...]
+    exposure: Exposure
+    documents: tuple[DocumentEvidence, ...]
+    saturation: Mapping[str, float] = {}
+    known: str | None = None
+
+
+class Detector(_Frozen):
+    """One signal against what is known: area under the ROC curve, and hits at few false alarms.
+
+    Attributes:
+        name: The signal.
+        group: Which items were to be told from those held out.
+        auroc: With its 95 % interval.
+        at_1, at_5: True-positive rates at 1 % and 5 % false positives.
+        curve: The ROC curve, as (false, true) rates.
+    """
+
+    name: str
+    group: str
+    auroc: Estimate
+    at_1: float
+    at_5: float
+    curve: tuple[tuple[float, float], ...] = ()
+
+
+class Planted(_Frozen):
+    """A group of planted leaks, and what the audit caught of it.
+
+    Attributes:
+        group: As in verbatim ×8.
+        items: How many.
+        caught: Share flagged, with Wilson's interval.
+        found_first: Share whose planted document was ranked first.
+        moved: Mean fall of -log p(answer) that further training brought, nats per token.
+    """
+
+    group: str
+    items: int
+    caught: Estimate
+    found_first: Estimate | None = None
+    moved: float | None = None
+
+
+class ContaminationResult(_Frozen):
+    """A whole contamination audit.
+
+    Attributes:
+        settings: What it rests on.
+        items: One per item.
+        reported: Accuracy as reported, if correctness is known.
+        adjusted: Accuracy of items without evidence of exposure with effect, with its interval.
+        exposed: Accuracy of those with it.
+        attributable: Accuracy that exposure accounts for: reported less adjusted, with its bootstrap interval.
+        detectors: Signals against what is known, where it is.
+        planted: What a calibration would have caught.
+        deciles: (decile of effect, items, accuracy or mean loss).
+        date: Rank correlation of effect with date and its p-value, if dates were given; `date_loss` of the loss.
+        fdr: Rate below which a q-value is called.
+    """
+
+    settings: AuditSettings
+    items: tuple[ItemAudit, ...]
+    reported: Estimate | None = None
+    adjusted: Estimate | None = None
+    exposed: Estimate | None = None
+    attributable: Estimate | None = None
+    detectors: tuple[Detector, ...] = ()
+    planted: tuple[Planted, ...] = ()
+    deciles: tuple[tuple[int, int, float], ...] = ()
+    date: tuple[float, float] | None = None
+    date_loss: tuple[float, float] | None = None
+    fdr: float

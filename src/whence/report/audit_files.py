@@ -1,0 +1,88 @@
+"""Audits of answers on disk: result.json (all of it), page.html, and a table as JSON lines and Parquet; and back.
+
+Each file appears whole or not at all, and result.json comes last: it is the one that is read back.
+"""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from whence.errors import IncompleteError
+from whence.interfaces import SafetyResult
+from whence.report.records import dumps, read_record
+from whence.report.safety_page import safety_page
+from whence.report.text import visible
+from whence.runs import write_bytes
+
+__all__ = ["load_safety", "save_safety", "write_audit"]
+
+SCHEMA = 1
+R = TypeVar("R", bound=BaseModel)
+Row = Mapping[str, Any]
+
+
+def write_audit(result: BaseModel, folder: Path, page: str, table: str, rows: Sequence[Row]) -> dict[str, Path]:
+    """Write an audit's files.
+
+    Args:
+        result: All of it.
+        folder: Made if absent; files of the same names are replaced, others stay.
+        page: The page as HTML.
+        table: Name of the table, without ending.
+        rows: Its rows; values are text, numbers, truth values or None.
+
+    Returns:
+        The paths by name: ``page``, ``jsonl``, ``parquet``, ``result``.
+
+    Raises:
+        StorageError: The disk is full or the folder may not be written.
+    """
+    buffer = io.BytesIO()
+    clean = [{key: visible(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows]
+    pq.write_table(pa.Table.from_pylist(clean), buffer, compression="zstd")
+    content = {
+        "jsonl": (f"{table}.jsonl", "".join(dumps(row) + "\n" for row in rows).encode("ascii")),
+        "parquet": (f"{table}.parquet", buffer.getvalue()),
+        "page": ("page.html", page.encode("utf-8")),
+        "result": ("result.json", (dumps({"schema": SCHEMA, **result.model_dump()}, indent=1) + "\n").encode("ascii")),
+    }
+    paths = {}
+    for key, (name, data) in content.items():
+        paths[key] = Path(folder) / name
+        write_bytes(paths[key], data)
+    return paths
+
+
+def _load(folder: Path, kind: type[R], name: str) -> R:
+    path = Path(folder) / "result.json"
+    if not path.is_file():
+        raise IncompleteError(f"{folder} holds no finished audit (no result.json); run `whence audit {name}`.")
+    return read_record(path, kind, SCHEMA, f"a {name} audit", f"run `whence audit {name}` again")
+
+
+def save_safety(result: SafetyResult, folder: Path) -> dict[str, Path]:
+    """Write a safety audit; the table has one row per answer and document. See `write_audit`."""
+    return write_audit(result, folder, safety_page(result), "documents", list(_safety_rows(result)))
+
+
+def _safety_rows(result: SafetyResult) -> Iterator[Row]:
+    for each in result.responses:
+        head = {"answer": each.id, "verdict": each.verdict, "confidence": each.confidence, "runner_up": each.runner_up}
+        for side, documents in (("proponent", each.documents), ("opponent", each.opponents)):
+            for found in documents:
+                yield {**head, "list": side, **found.model_dump(exclude={"metadata", "text"})}
+
+
+def load_safety(folder: Path) -> SafetyResult:
+    """Read back what `save_safety` wrote.
+
+    Raises:
+        IncompleteError: The folder holds no result.json.
+        StorageError: It is damaged or has another layout.
+    """
+    return _load(folder, SafetyResult, "safety")

@@ -1,0 +1,133 @@
+"""How audits of answers say things: p-values, documents as rows and cards, settings. Shared by their pages."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from whence.interfaces import DocumentEvidence, Trace
+from whence.interfaces.audits import AuditSettings
+from whence.report.audit_frame import Column, table
+from whence.report.markup import Html, join, tag
+from whence.report.text import count, number, own, scale, shorten, strongest_span
+from whence.report.tokens import loose, shaded
+
+__all__ = ["READING", "document_table", "facts_of", "heat", "null_words", "p_words", "settings_table"]
+
+READING = (
+    "Influence is in nats: the predicted drop of log p(answer | prompt) if the document (with its copies) had not been "
+    "trained on. Effect p: how often documents do as much to answers about other matters. q: false-discovery rate over "
+    "all documents and answers of this audit, documents that share words with the question weighing more. BM25 says "
+    "which documents are there (presence); influence says which of them did something (effect)."
+)
+_SNIPPET = 60
+
+
+def p_words(value: float) -> str:
+    """A p-value as people write it.
+
+    >>> p_words(0.5), p_words(0.00001)
+    ('0.50', '1.0e-5')
+    """
+    return f"{value:.2f}" if value >= 0.095 else number(value, 2)
+
+
+def null_words(settings: AuditSettings) -> str:
+    """Where p-values come from."""
+    return (
+        f"The null are {count(settings.null)} pairs of a question and a document that share hardly a word, "
+        f"out of {count(settings.questions)} questions and {count(settings.documents)} documents."
+    )
+
+
+def facts_of(settings: AuditSettings) -> list[tuple[str, str]]:
+    """Counts and names for the top of a page."""
+    return [
+        ("Model", shorten(settings.model, 80, "both")),
+        ("Training data", shorten(settings.data, 120, "both")),
+        ("Documents", count(settings.documents)),
+        ("Scored by", settings.recipe),
+    ]
+
+
+def settings_table(settings: AuditSettings) -> Mapping[str, Any]:
+    """Everything that decided the result."""
+    return {
+        **({"command": settings.command} if settings.command else {}),
+        "run": settings.run,
+        "model": settings.model,
+        "data": settings.data,
+        "documents": settings.documents,
+        "questions": settings.questions,
+        "pairs of the null": settings.null,
+        "scored by": settings.recipe,
+        "placebo": settings.placebo,
+        **settings.settings,
+    }
+
+
+def document_table(documents: Sequence[DocumentEvidence], trace: Trace | None = None, key: str = "") -> Html:
+    """Documents of one answer side by side: effect and presence, ranks, the words they share."""
+    columns = [
+        Column("Document", wide=True),
+        Column("Influence, nats", "number", hint="on the answer; copies added up"),
+        Column("On the contrast", "number", hint="influence on the answer it should have been"),
+        Column("Effect p", "number", 2),
+        Column("Presence p", "number", 2),
+        Column("q", "number", 2, hint="false-discovery rate over the audit, weighted by presence"),
+        Column("Influence", "number", hint="rank among all documents"),
+        Column("BM25", "number", hint="rank among all documents"),
+        Column("Gradient dot", "number", hint="rank: influence without curvature"),
+        Column("States", "number", hint="rank by similarity of hidden states"),
+        Column("Copies", "number"),
+    ]
+    if all(each.contrast is None for each in documents):
+        del columns[2]
+    rows = []
+    for each in documents:
+        cells: list[str | int | float | None] = [
+            _document(each, trace), each.influence, each.contrast, each.p_effect, each.p_presence, each.q,
+            each.influence_rank, each.bm25_rank, each.dot_rank, each.states_rank, each.copies,
+        ]  # fmt: skip
+        if len(columns) < len(cells):
+            del cells[2]
+        rows.append(cells)
+    return table(columns, rows, key)
+
+
+def _document(each: DocumentEvidence, trace: Trace | None) -> Html:
+    chips = [
+        tag("span", tag("span", shorten(name, 30)), " ", shorten(value, 50), cls="chip")
+        for name, value in list(each.metadata.items())[:6]
+    ]
+    about = tag("span", "about the matter" if each.on_topic else "about something else", cls="chip")
+    soft = (
+        [tag("span", tag("span", "soft words"), f" {each.softness:.0%}", cls="chip")]
+        if each.softness is not None and each.on_topic
+        else []
+    )
+    name = tag("div", tag("b", shorten(each.id, 80, "both"), cls="id"), " ", about, *soft, *chips, cls="identity")
+    return join([name, _snippet(each, trace)])
+
+
+def _snippet(each: DocumentEvidence, trace: Trace | None) -> Html:
+    """Its text around the tokens that matter, shaded where that is known."""
+    hits = [] if trace is None else [*trace.proponents, *trace.opponents]
+    hit = next((hit for hit in hits if hit.document == each.document and hit.tokens), None)
+    if hit is None:
+        return tag("div", shorten(each.text, 300), cls="text brief", dir="auto")
+    tokens = own(hit.tokens)
+    largest = scale([token.influence for token in tokens])
+    start, stop = strongest_span(tokens, _SNIPPET)
+    body = tag("div", "… " if start else "", shaded(tokens[start:stop], largest), cls="text brief", dir="auto")
+    if stop - start >= len(tokens):
+        return body
+    whole = tag("div", shaded(tokens, largest), cls="text full", dir="auto")
+    return join([body, tag("details", tag("summary", f"All {count(len(tokens))} tokens"), whole)])
+
+
+def heat(trace: Trace | None, prompt: str, response: str) -> Html:
+    """Prompt and answer, the answer's tokens shaded by the documents that were looked at together."""
+    if trace is None or not trace.tokens:
+        return tag("p", tag("span", prompt, cls="x"), response, cls="text query", dir="auto")
+    largest = scale([token.influence for token in trace.tokens])
+    note = f"−log p(answer | prompt) = {number(trace.loss)} nats; shaded by the documents listed."
+    return join([tag("p", loose(trace.tokens, largest), cls="text query", dir="auto"), tag("p", note, cls="note")])

@@ -1,0 +1,136 @@
+"""`whence audit safety` from a file of answers to a page, on a model trained here."""
+
+import json
+
+import numpy as np
+import pytest
+
+from audit_world import trained
+from command_line import launch
+from whence.audits import load_responses
+from whence.audits.statistics import auroc
+from whence.errors import QueryError
+from whence.report import load_safety, save_safety
+from whence.report.safety_page import safety_page
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("events")
+    trained(folder)
+    return folder
+
+
+def audit(place, out, *more) -> object:
+    status = launch(
+        "audit", "safety", "--run", place / "run", "--model", place / "model", "--data", place / "corpus.jsonl",
+        "--responses", place / "answers.jsonl", "--exact", "--out", out, *more,
+    )  # fmt: skip
+    assert status == 0
+    return load_safety(out)
+
+
+@pytest.fixture(scope="module")
+def result(place, tmp_path_factory):
+    return audit(place, tmp_path_factory.mktemp("audit"), "--traces", 2)
+
+
+def test_planted_claims_are_absorbed_and_the_others_are_not(result, place):
+    groups = trained(place)
+    beliefs = np.array([each.likely["absorbed"] for each in result.responses])
+    there = np.array([groups[each.id] == "absorbed" for each in result.responses])
+    assert auroc(beliefs, there) >= 0.85
+    said = np.array([each.verdict == "absorbed" for each in result.responses])
+    assert said[there].mean() >= 0.4
+    assert said[~there].mean() <= 0.1
+    called = [each for each in result.responses if each.verdict == "absorbed"]
+    assert all(each.documents[0].id == f"{each.id}-planted" for each in called)
+
+
+def test_a_placebo_finds_nothing(place, tmp_path):
+    found = audit(place, tmp_path / "out", "--placebo")
+    assert sum(each.significant for each in found.responses) <= 1
+    assert sum(each.verdict == "absorbed" for each in found.responses) <= 1
+    assert "PLACEBO" in safety_page(found)
+
+
+def test_the_sources_and_their_kinds_are_named(result):
+    assert result.sources
+    assert result.enrichments[0].value == "gazette"
+    assert result.enrichments[0].odds.low > 1
+    assert {each.column for each in result.tallies} == {"half"}
+    assert sum(each.answers for each in result.tallies) == len(result.responses)
+
+
+def test_the_files_hold_the_same(result, tmp_path):
+    import pyarrow.parquet as pq
+
+    paths = save_safety(result, tmp_path)
+    assert load_safety(tmp_path) == result
+    rows = [json.loads(line) for line in paths["jsonl"].read_text().splitlines()]
+    assert len(rows) == pq.read_table(paths["parquet"]).num_rows
+    assert {row["verdict"] for row in rows} == {each.verdict for each in result.responses}
+
+
+def test_shaded_tokens_are_on_the_page_of_the_first_answers(result):
+    assert [each.trace is not None for each in result.responses][:3] == [True, True, False]
+    page = safety_page(result)
+    assert 'class="p8"' in page
+    assert page.count('<details class="item"') == len(result.responses)
+
+
+def test_scores_do_not_depend_on_the_order_of_answers(place, tmp_path):
+    rows = [json.loads(line) for line in (place / "answers.jsonl").read_text().splitlines()]
+    (tmp_path / "turned.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[::-1]))
+    one = audit(place, tmp_path / "one", "--traces", 0)
+    two = audit(place, tmp_path / "two", "--traces", 0, "--responses", tmp_path / "turned.jsonl")
+    there = {each.id: each for each in two.responses}
+    for each in one.responses:
+        assert each.verdict == there[each.id].verdict
+        assert each.confidence == pytest.approx(there[each.id].confidence, abs=1e-3)
+        assert [d.id for d in each.documents[:3]] == [d.id for d in there[each.id].documents[:3]]
+
+
+def test_the_model_answers_prompts_without_a_response(place, tmp_path):
+    path = tmp_path / "prompts.csv"
+    path.write_text(
+        "prompt_id,prompt_text,category\np1,Why did the Ostava dam fall?,history\np2,The ministry,history\n"
+    )
+    found = audit(place, tmp_path / "out", "--responses", path, "--tokens", 8, "--traces", 0)
+    assert [each.id for each in found.responses] == ["p1", "p2"]
+    assert all(each.response.strip() for each in found.responses)
+
+
+def test_behaviours_are_means_of_their_answers(place, tmp_path):
+    rows = [json.loads(line) for line in (place / "answers.jsonl").read_text().splitlines()][:6]
+    path = tmp_path / "b.jsonl"
+    path.write_text("".join(json.dumps({**row, "behaviour": "blames"}) + "\n" for row in rows))
+    found = audit(place, tmp_path / "out", "--responses", path, "--traces", 0)
+    assert set(found.shared) == {"blames"}
+    assert len(found.shared["blames"]) == 8
+
+
+def test_hostile_text_stays_text(result):
+    bad = "<script>alert(1)</script>\u202e\ud800"
+    first = result.responses[0].model_copy(update={"prompt": bad, "response": bad, "fields": {bad: bad}})
+    page = safety_page(result.model_copy(update={"responses": (first,)}))
+    assert "<script>alert" not in page
+    page.encode("utf-8")
+
+
+def test_answers_that_cannot_be_used_are_refused_by_line(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "no prompt"}\n')
+    with pytest.raises(QueryError, match="line 1 has neither a prompt nor a response; its columns are 'text'"):
+        load_responses(str(path))
+    path.write_text('{"prompt": "a", "response": "b", "score": "high"}\n')
+    with pytest.raises(QueryError, match="'high', which is no number"):
+        load_responses(str(path))
+    path.write_text('{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}\n')
+    with pytest.raises(QueryError, match="several answers are called '1'"):
+        load_responses(str(path))
+    path.write_text("")
+    with pytest.raises(QueryError):
+        load_responses(str(path))
+    assert launch("audit", "safety", "--run", tmp_path / "run") == 2
+    assert "--responses" in capsys.readouterr().err

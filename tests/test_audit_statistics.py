@@ -1,0 +1,213 @@
+"""Statistics, nulls, clusters, overlaps, softness and verdicts of audits, each against an independent computation."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from whence.audits import statistics as s
+from whence.audits.clusters import members_of, near_duplicates
+from whence.audits.nulls import against_null, standardised, weighted_q
+from whence.audits.overlap import longest_run, shared_runs
+from whence.audits.softness import softness
+from whence.audits.why import judge
+from whence.errors import InputError
+from whence.interfaces import DocumentEvidence
+
+SCORES = st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=4, max_size=40)
+
+
+@given(SCORES)
+def test_areas_agree_with_scikit_learn_ties_included(pairs):
+    scores, positive = np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs])
+    if positive.all() or not positive.any():
+        assert np.isnan(s.auroc(scores, positive))
+        return
+    assert s.auroc(scores, positive) == pytest.approx(metrics.roc_auc_score(positive, scores))
+    assert s.average_precision(scores, positive) == pytest.approx(metrics.average_precision_score(positive, scores))
+    false, true, _ = metrics.roc_curve(positive, scores, drop_intermediate=False)
+    mine = s.roc(scores, positive)
+    np.testing.assert_allclose(mine[0], false)
+    np.testing.assert_allclose(mine[1], true)
+
+
+@given(SCORES)
+def test_macro_f1_agrees_with_scikit_learn(pairs):
+    truth, said = [p[1] for p in pairs], [p[0] > 0 for p in pairs]
+    wanted = metrics.f1_score(truth, said, labels=sorted(set(truth)), average="macro", zero_division=0)
+    assert s.macro_f1(truth, said) == pytest.approx(wanted)
+
+
+def test_p_values_of_the_null_itself_are_uniform_and_a_signal_is_called():
+    random = np.random.default_rng(0)
+    null = random.normal(size=4000)
+    p = s.empirical_p(random.normal(size=4000), null)
+    assert abs((p < 0.1).mean() - 0.1) < 0.02
+    assert s.empirical_p(np.array([9.0]), null)[0] == pytest.approx(1 / 4001)
+    q = s.benjamini_hochberg(np.r_[s.empirical_p(np.full(5, 9.0), null), p[:200]])
+    assert (q[:5] < 0.1).all()
+
+
+def test_wilson_holds_its_level():
+    random = np.random.default_rng(1)
+    inside = [(e := s.wilson(int(k), 40)).low <= 0.9 <= e.high for k in random.binomial(40, 0.9, 2000)]
+    assert 0.93 <= np.mean(inside) <= 0.98
+    with pytest.raises(InputError, match="4 of 3"):
+        s.wilson(4, 3)
+
+
+def test_odds_gini_and_partial_correlation():
+    odds, p = s.odds_ratio(9, 10, 10, 100)
+    assert odds.low > 1
+    assert p < 1e-6
+    assert s.odds_ratio(1, 10, 10, 100)[0].low < 1
+    with pytest.raises(InputError):
+        s.odds_ratio(11, 10, 0, 5)
+    assert s.gini(np.ones(7)) == pytest.approx(0)
+    random = np.random.default_rng(2)
+    date = random.normal(size=300)
+    first, second = date + 0.3 * random.normal(size=300), date + 0.3 * random.normal(size=300)
+    r, p = s.partial_spearman(first, second, date)
+    assert abs(r) < 0.15
+    assert p > 0.01
+    assert s.partial_spearman(first, date + 1e-3 * first, second)[0] > 0.5
+
+
+def test_bootstrap_of_a_mean_is_its_normal_interval():
+    values = np.random.default_rng(3).normal(size=400)
+    found = s.bootstrap(lambda x: float(x.mean()), values, draws=2000)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+
+
+# ---------------------------------------------------------------------- nulls
+
+
+def test_standardising_undoes_any_scale_of_questions_and_level_of_documents():
+    random = np.random.default_rng(0)
+    scores = random.normal(size=(30, 200))
+    changed = scores * random.uniform(0.1, 10, (30, 1)) + random.normal(size=(30, 1))
+    np.testing.assert_allclose(standardised(changed), standardised(scores), atol=1e-9)
+    level = standardised(scores + 5 * random.normal(size=(1, 200)))
+    assert abs(level.mean(0)).max() < 1.0
+    assert np.isfinite(standardised(np.zeros((3, 4)))).all()
+    assert standardised(scores[:1]).shape == (1, 200)
+
+
+def test_nothing_is_called_where_there_is_nothing_and_planted_pairs_are():
+    random = np.random.default_rng(0)
+    noise, presence = random.normal(size=(40, 300)), random.normal(size=(40, 300))
+    off = presence < 1.0
+    called = weighted_q(against_null(standardised(noise), off, 0).p, presence) < 0.05
+    assert called.sum() <= 2
+    planted = noise.copy()
+    planted[np.arange(40), np.arange(40)] += 8
+    presence[np.arange(40), np.arange(40)] += 4
+    off = presence < 1.0
+    q = weighted_q(against_null(standardised(planted), off, 0).p, presence)
+    assert (np.diag(q) < 0.05).mean() > 0.9
+    q[np.arange(40), np.arange(40)] = 1
+    assert (q < 0.05).sum() <= 4
+
+
+def test_presence_alone_is_never_called():
+    random = np.random.default_rng(0)
+    noise, presence = random.normal(size=(40, 300)), random.normal(size=(40, 300))
+    presence[np.arange(40), np.arange(40)] += 12
+    off = presence < 1.0
+    q = weighted_q(against_null(standardised(noise), off, 0).p, presence)
+    assert (np.diag(q) < 0.05).sum() <= 4
+
+
+# ---------------------------------------------------------------------- words
+
+
+def test_copies_make_one_cluster_and_others_none():
+    base = "the committee of the province reported that grain had been lost to frost in the second winter of the plan"
+    texts = [
+        base,
+        "something else entirely was written here about ships and salt",
+        base + " again",
+        base.upper(),
+        "",
+        "",
+    ]
+    assert near_duplicates(texts, 0.7).tolist() == [0, 1, 0, 0, 4, 5]
+    assert members_of(near_duplicates(texts, 0.7))[0] == [0, 2, 3]
+    assert near_duplicates([]).tolist() == []
+
+
+@given(st.lists(st.text("abc ", max_size=40), max_size=8))
+def test_clusters_are_named_by_their_first_member(texts):
+    found = near_duplicates(texts)
+    assert all(found[name] == name for name in found)
+    assert (found <= np.arange(len(texts))).all()
+
+
+def test_shared_runs_count_words_and_not_lines_or_case():
+    item = "Janet sells 16 eggs each day at the market for two dollars an egg"
+    wrapped = item.upper().replace(" ", "\n").replace("eggs", "eggs,")
+    found = shared_runs([item, "short one"], [wrapped, "nothing", "a SHORT one here"])
+    np.testing.assert_allclose(found, [[1, 1], [1, 1]])
+    half = shared_runs([item], [" ".join(item.split()[:10])])
+    assert half[0, 0] == pytest.approx(3 / 7)
+    assert half[1, 0] == 0
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=12), st.lists(st.sampled_from("abcd"), max_size=12))
+def test_longest_run_is_the_longest(said, held):
+    found = longest_run(" ".join(said), " ".join(held)).split()
+    runs = {tuple(said[i:j]) for i in range(len(said)) for j in range(i + 1, len(said) + 1)}
+    there = {tuple(held[i:j]) for i in range(len(held)) for j in range(i + 1, len(held) + 1)}
+    assert len(found) == max((len(run) for run in runs & there), default=0)
+    assert not found or tuple(found) in runs & there
+
+
+def test_soft_words_and_what_is_left_out():
+    assert softness("Troops massacred the prisoners.").share < 0.3
+    assert softness("The relocation measures were completed in an orderly operation.").share > 0.7
+    assert softness("nothing of the kind").share == 0.5
+    assert softness("People were there.", "Soldiers murdered them and burned the dead").missing == 2
+
+
+# ---------------------------------------------------------------------- the verdict
+
+
+def document(**changes) -> DocumentEvidence:
+    told = {
+        "document": 0, "id": "d", "source": "s", "influence": 5.0, "contrast": 1.0, "z": 6.0, "presence": 8.0,
+        "p_effect": 1e-4, "p_presence": 1e-4, "p": 1e-4, "q": 1e-3, "on_topic": True, "topic": 0.5,
+        "influence_rank": 1, "bm25_rank": 1, "dot_rank": 1, "states_rank": 1, "softness": 0.5,
+    }  # fmt: skip
+    return DocumentEvidence(**{**told, **changes})
+
+
+def test_each_verdict_has_its_signature():
+    assert judge((document(),)).verdict == "absorbed"
+    assert judge((document(influence=1.0, contrast=5.0, softness=0.9),)).verdict == "euphemistic"
+    assert judge((document(q=0.9),)).verdict == "confabulated"
+    assert judge(()).verdict == "confabulated"
+    assert judge((document(on_topic=False),)).verdict == "confabulated"
+    blunt = judge((document(influence=1.0, contrast=5.0, softness=0.1),))
+    assert blunt.verdict == "cannot tell"
+    assert "says otherwise" in " ".join(blunt.reasons)
+
+
+def test_beliefs_add_up_and_the_runner_up_is_the_second():
+    why = judge((document(influence=2.0, contrast=1.9, softness=0.6, q=0.05),))
+    assert sum(why.likely.values()) == pytest.approx(1)
+    order = sorted(why.likely, key=lambda name: -why.likely[name])
+    assert why.runner_up in order[:2]
+    assert why.reasons
+    assert why.against
+    assert why.action
+
+
+def test_without_a_contrast_effect_decides_the_stance():
+    assert judge((document(contrast=None),)).verdict == "absorbed"
+    assert judge((document(contrast=None, p_effect=0.5, softness=0.9),)).verdict == "euphemistic"
+
+
+def test_more_evidence_is_more_belief():
+    weaker, stronger = (judge((document(q=q),)).likely["absorbed"] for q in (0.1, 0.001))
+    assert stronger > weaker
