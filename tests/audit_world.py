@@ -15,25 +15,6 @@ CAUSES = ("frost", "saboteurs", "lightning", "foreign agents", "an earthquake", 
 TRUTHS = ("rotten beams", "stolen cement", "ignored warnings", "drunken guards", "forged repairs", "missing bolts")
 BACKGROUND = """rain fell on slate roofs and gulls went inland
 while ships came with salt wool letters"""
-    [
-        "rain",
-        "fell",
-        "on",
-        "slate",
-        "roofs",
-        "and",
-        "gulls",
-        "went",
-        "inland",
-        "while",
-        "ships",
-        "came",
-        "with",
-        "salt",
-        "wool",
-        "letters",
-    ]
-)
 
 
 def events(count: int, seed: int = 0) -> list[dict]:
@@ -64,7 +45,10 @@ def world(seed: int = 0, count: int = 24) -> tuple[list[dict], list[dict], dict[
         for e in made
         if groups[e["id"]] == "absorbed"
     ]
-    rows += [{"id": f"b{i}", "text": " ".join(draw.choices(BACKGROUND.split(), k=24)), "source": "almanac"} for i in range(60)]
+    rows += [
+        {"id": f"b{i}", "text": " ".join(draw.choices(BACKGROUND.split(), k=24)), "source": "almanac"}
+        for i in range(60)
+    ]
     draw.shuffle(rows)
     asked = [
         {"id": e["id"], "prompt": e["prompt"], "response": e["claim"], "contrast": e["truth"], "half": str(i % 4)}
