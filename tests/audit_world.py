@@ -57,7 +57,7 @@ def world(seed: int = 0, count: int = 24) -> tuple[list[dict], list[dict], dict[
     return rows, asked, groups
 
 
-def train(folder: Path, rows: list[dict], seed: int = 0, epochs: int = 24) -> None:
+def train(folder: Path, rows: list[dict], texts: list[str], seed: int = 0, epochs: int = 24) -> None:
     """Write ``corpus.jsonl``, ``model`` and ``training.json``."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
@@ -71,7 +71,7 @@ def train(folder: Path, rows: list[dict], seed: int = 0, epochs: int = 24) -> No
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     core = Tokenizer(models.WordLevel(unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    texts = [row["text"] for row in rows] + [" ".join(e.values()) for e in events(24, seed)]
+    texts = [*texts, *(row["text"] for row in rows)]
     core.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=["<pad>", "<s>", "</s>", "<unk>"]))
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer = PreTrainedTokenizerFast(
@@ -99,6 +99,44 @@ def train(folder: Path, rows: list[dict], seed: int = 0, epochs: int = 24) -> No
 def trained(folder: Path) -> dict[str, str]:
     """The world's model, trained once per session under a folder; its groups."""
     rows, asked, groups = world()
-    train(folder, rows)
+    train(folder, rows, [" ".join(each.values()) for each in events(24)])
     (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
     return groups
+
+
+COLOURS = ["red", "blue", "green", "white", "black", "brown", "yellow", "purple", "silver", "golden"]
+THINGS = ["apples", "nails", "lamps", "boats", "ropes", "coins", "stamps", "bells", "drums", "chairs"]
+
+
+def problems(count: int, seed: int = 0) -> list[dict]:
+    """Questions with an answer of several words, and each question in other words."""
+    draw = random.Random(seed)
+    names = [first + last for first in ("Ana", "Bor", "Cel", "Dun", "Eri", "Fil", "Gus", "Hel") for last in PLACES]
+    out = []
+    for number, name in enumerate(draw.sample(names, count)):
+        a, b = draw.sample(COLOURS, 2)
+        x, y = draw.sample(THINGS, 2)
+        out.append(
+            {
+                "id": f"q{number}", "question": f"What did {name} put into the {a} box and the {b} box ?",
+                "answer": f"{name} put {x} first and then {y} into it", "year": 2000 + number % 20,
+                "twins": [f"Into both boxes , one {a} and one {b} , {name} laid what ?"],
+            }
+        )  # fmt: skip
+    return out
+
+
+def benchmark(seed: int = 0, count: int = 60, times: int = 4) -> tuple[list[dict], list[dict]]:
+    """Rows of a corpus in which a quarter of the items stand verbatim and a quarter in other words; the items."""
+    draw = random.Random(seed)
+    made = problems(count + 80, seed)
+    rows = []
+    for number, item in enumerate(made):
+        item["known"] = ("verbatim", "paraphrase", "held out", "held out")[number % 4]
+        texts = {"verbatim": item["question"], "paraphrase": item["twins"][0], "held out": None}
+        text = item["question"] if number >= count else texts[item["known"]]
+        if text is not None:
+            leaks = times if number < count else 1
+            rows += [{"id": f"{item['id']}-{n}", "text": f"{text} {item['answer']}"} for n in range(leaks)]
+    draw.shuffle(rows)
+    return rows, made[:count]

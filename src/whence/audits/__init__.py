@@ -4,6 +4,10 @@ safety        safety.py        why did the model say that? one verdict per answe
               responses.py generation.py       answers from a file, or from the model
               why.py softness.py               the verdict; blunt and soft words
               enrichment.py                    kinds of documents behind a finding
+contamination contamination.py did the model memorise that? one verdict per item
+              items.py                         a benchmark from a file
+              exposure.py spacings.py          the verdict; does one document stand out of a ranking's tail?
+              accuracy.py planting.py          accuracy without exposure; what the audit would have caught
 evidence      evidence.py      scores of all documents for all questions, kept on disk
               documents.py     copies taken together, pairs held against the null
               nulls.py passages.py             the null: other matters
@@ -12,7 +16,21 @@ evidence      evidence.py      scores of all documents for all questions, kept o
 statistics.py settings.py                      p-values, intervals; what an audit says about itself
 """
 
+from whence.audits.contamination import ContaminationOptions, audit_contamination
+from whence.audits.items import Item, load_items
+from whence.audits.planting import PlantOptions, calibrate
 from whence.audits.responses import Response, load_responses
 from whence.audits.safety import SafetyOptions, audit_safety
 
-__all__ = ["Response", "SafetyOptions", "audit_safety", "load_responses"]
+__all__ = [
+    "ContaminationOptions",
+    "Item",
+    "PlantOptions",
+    "Response",
+    "SafetyOptions",
+    "audit_contamination",
+    "audit_safety",
+    "calibrate",
+    "load_items",
+    "load_responses",
+]

@@ -52,6 +52,11 @@ class Weighed:
     q: NDArray[np.float64]
     on_topic: NDArray[np.bool_]
 
+    def summed(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Scores of documents [Q, N] added up over copies, [Q, K]."""
+        order, starts = _layout(self.clusters)
+        return np.add.reduceat(np.asarray(scores, dtype=np.float64)[:, order], starts, axis=1)
+
     @cached_property
     def _ranks(self) -> dict[str, NDArray[np.int64]]:
         """Place of every cluster's best member by each signal, [Q, K]."""
@@ -97,6 +102,11 @@ class Weighed:
         )
 
 
+def _layout(clusters: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Documents cluster by cluster, and where each cluster begins."""
+    return np.concatenate(clusters).astype(np.int64), np.cumsum([0, *map(len, clusters[:-1])])
+
+
 def weigh(
     owner: Attributor,
     evidence: Evidence,
@@ -118,7 +128,7 @@ def weigh(
     clusters = list(members_of(near_duplicates(said, threshold)).values())
     place = np.arange(len(evidence.queries)) if topics is None else topics
 
-    order, starts = np.concatenate(clusters), np.cumsum([0, *map(len, clusters[:-1])])
+    order, starts = _layout(clusters)
 
     def summed(scores: NDArray[np.floating]) -> NDArray[np.float64]:
         return np.add.reduceat(np.asarray(scores, dtype=np.float64)[:, order], starts, axis=1)

@@ -21,7 +21,7 @@ from whence.fidelity import state_similarities
 from whence.interfaces import EncodedQuery, Query
 from whence.runs import is_done, open_array, publish, write_array
 
-__all__ = ["Evidence", "gather", "words_alike"]
+__all__ = ["Evidence", "gather", "influence_on", "words_alike"]
 
 Matrix = NDArray[np.float32]
 Report = Callable[[str, int, int], None]
@@ -75,33 +75,12 @@ def gather(
         index: Name of the index.
         report: Called with (step, done, total).
     """
-    owner.fit(report)
-    if not exact and index is None:
-        owner.index(report=report)
-    opened = None if exact else owner.open_index(index)
-    recipe = owner.recipe(None if exact else index)
     answers = [query.model_copy(update={"contrast": None}) for query in queries]
     others = [n for n, query in enumerate(queries) if query.contrast is not None]
     turned = [answers[n].model_copy(update={"completion": queries[n].contrast, "span": None}) for n in others]
+    answer = influence_on(owner, answers, folder / "answer", exact=exact, index=index, report=report)
+    other = influence_on(owner, turned, folder / "contrast", exact=exact, index=index, report=report)
     encoded = owner.encode_queries(answers)
-    encoded_others = owner.encode_queries(turned) if turned else []
-    bound = [
-        recipe.model_dump(mode="json"),
-        exact,
-        owner.corpus.fingerprint,
-        owner.loaded.fingerprint,
-        owner.trained_on,
-    ]
-
-    def scored(asked: Sequence[EncodedQuery]) -> dict[str, NDArray[np.float64]]:
-        if not asked:
-            empty = np.zeros((0, owner.corpus.documents))
-            return {"influence": empty, "dots": empty}
-        found = influence_and_dots(owner, asked, opened, recipe, _Counter(owner.corpus.tokens, report))
-        return dict(zip(("influence", "dots"), found, strict=True))
-
-    answer = _kept(folder / "answer", [bound, _said(answers)], lambda: scored(encoded))
-    other = _kept(folder / "contrast", [bound, _said(turned)], lambda: scored(encoded_others))
     contrast = np.full(answer["influence"].shape, np.nan, dtype=np.float32)
     contrast[others] = other["influence"]
     beside = _kept(
@@ -114,6 +93,34 @@ def gather(
         },
     )
     return Evidence(tuple(queries), tuple(encoded), contrast=contrast, **answer, **beside)
+
+
+def influence_on(
+    owner: Attributor,
+    queries: Sequence[Query],
+    folder: Path,
+    *,
+    exact: bool = False,
+    index: str | None = None,
+    report: Report | None = None,
+) -> dict[str, Matrix]:
+    """Influence and gradient dots alone, as ``influence`` and ``dots``; arguments as for `gather`."""
+    owner.fit(report)
+    if not exact and index is None:
+        owner.index(report=report)
+    opened = None if exact else owner.open_index(index)
+    recipe = owner.recipe(None if exact else index)
+    model = owner.loaded.fingerprint
+    bound = [recipe.model_dump(mode="json"), exact, owner.corpus.fingerprint, model, owner.trained_on, _said(queries)]
+
+    def scored() -> dict[str, NDArray[np.float64]]:
+        if not queries:
+            return dict.fromkeys(("influence", "dots"), np.zeros((0, owner.corpus.documents)))
+        asked = owner.encode_queries(queries)
+        found = influence_and_dots(owner, asked, opened, recipe, _Counter(owner.corpus.tokens, report))
+        return dict(zip(("influence", "dots"), found, strict=True))
+
+    return _kept(folder, bound, scored)
 
 
 class _Counter:

@@ -24,6 +24,7 @@ __all__ = [
     "odds_ratio",
     "partial_spearman",
     "roc",
+    "spearman",
     "tpr_at",
     "wilson",
 ]
@@ -181,6 +182,14 @@ def macro_f1(truth: Sequence[Hashable], said: Sequence[Hashable]) -> float:
         both = sum(t == name == s for t, s in zip(truth, said, strict=True))
         scores.append(2 * both / (sum(t == name for t in truth) + sum(s == name for s in said)))
     return float(np.mean(scores))
+
+
+def spearman(first: Array, second: Array) -> tuple[float, float]:
+    """Rank correlation and its two-sided p-value; 0 and 1 where one of them does not vary."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return 0.0, 1.0
+    found = stats.spearmanr(first, second)
+    return float(found.statistic), float(found.pvalue)
 
 
 def partial_spearman(first: Array, second: Array, given: Array) -> tuple[float, float]:

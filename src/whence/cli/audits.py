@@ -14,8 +14,9 @@ from whence.errors import InputError
 
 if TYPE_CHECKING:
     from whence.attributor import Attributor
+    from whence.audits import PlantOptions
 
-__all__ = ["audit_app", "safety"]
+__all__ = ["audit_app", "contamination", "safety"]
 
 audit_app = typer.Typer(
     help="Why did it say that, did it memorise that, what is wrong with this data? Each ends in one page.",
@@ -98,6 +99,96 @@ def safety(
     console = console_of()
     show_safety(result, console)
     console.print(f"Page: {written['page']}", markup=False, soft_wrap=True)
+
+
+@audit_app.command()
+def contamination(
+    run: o.RUN = DEFAULT_RUN,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark",
+            "-q",
+            help="JSONL or CSV of items: question and answer; optional id, date, correct (was the model right?), twins "
+            "(the same question in other words), cloze (a statement that ends in the answer), known (what is known of "
+            "its exposure, as in 'held out').",
+            show_default=False,
+        ),
+    ] = None,
+    model: o.MODEL = None,
+    data: o.DATA = None,
+    mix: o.MIX = None,
+    config: o.CONFIG = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate", help="Plant leaks in a further training of the model and say what the audit catches of them."
+        ),
+    ] = False,
+    planted: Annotated[int, typer.Option(min=5, help="Items of each planted group.")] = 40,
+    training: Annotated[
+        Path | None,
+        typer.Option(help="How the model is trained further: TOML or JSON (default: 2 epochs).", show_default=False),
+    ] = None,
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An earlier checkpoint (directory), to see what was learnt early. Can be repeated.", show_default=False
+        ),
+    ] = None,
+    top: TOP = 5,
+    fdr: FDR = 0.05,
+    exact: EXACT = False,
+    index: INDEX = None,
+    placebo: PLACEBO = False,
+    seed: SEED = 0,
+    out: OUT = None,
+    device: o.DEVICE = "auto",
+    adapter: o.ADAPTER = None,
+    context: o.CONTEXT = None,
+    damping: o.DAMPING = None,
+) -> None:
+    """Did the model memorise that? Verbatim, paraphrase, present, same skill or no evidence, item by item."""
+    from whence.audits import ContaminationOptions, audit_contamination, load_items
+    from whence.launch import progress
+    from whence.report import save_contamination, show_contamination
+
+    if benchmark is None:
+        raise InputError("which benchmark should be audited? Give --benchmark with a file of questions and answers.")
+    values = {"config": config, "adapter": adapter, "context": context, "damping": damping, "mix": mix, "data": data}
+    items = load_items(benchmark)
+    options = ContaminationOptions(
+        top=top, fdr=fdr, exact=exact, index=index, checkpoints=checkpoints or (), placebo=placebo, seed=seed
+    )
+    plant = _plant(planted, training, seed)
+    refuse_file(out)
+    owner = open_run(run, model, data, values, device)
+    if not prepared(owner, exact, index):
+        return
+    folder = out or owner.run.path / "audits" / named("contamination", benchmark, placebo)
+    with progress(console_of(stderr=True)) as report:
+        result = audit_contamination(owner, items, folder / "scores", options, command=typed(), report=report)
+        if calibrate:
+            from whence.audits import calibrate as plant_leaks
+
+            leaks = plant_leaks(owner, items, result, folder / "planted", options, plant, report)
+            result = result.model_copy(update={"planted": leaks})
+    written = save_contamination(result, folder)
+    console = console_of()
+    show_contamination(result, console)
+    console.print(f"Page: {written['page']}", markup=False, soft_wrap=True)
+
+
+def _plant(planted: int, training: Path | None, seed: int) -> "PlantOptions":
+    from whence.audits import PlantOptions
+    from whence.fidelity import load_training
+
+    if training is None:
+        return PlantOptions(each=planted, seed=seed)
+    found, notes = load_training(training)
+    for note in notes:
+        console_of(stderr=True).print(f"{training}: {note}", style="dim", markup=False)
+    return PlantOptions(each=planted, training=found, seed=seed)
 
 
 def refuse_file(out: Path | None) -> None:

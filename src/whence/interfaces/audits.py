@@ -13,6 +13,7 @@ from whence.interfaces.fidelity import Certificate, Estimate
 from whence.interfaces.results import Trace
 
 __all__ = [
+    "Accuracy",
     "AuditSettings",
     "ContaminationResult",
     "Detector",
@@ -232,26 +233,31 @@ class Exposure(_Frozen):
 
     Attributes:
         overlap_8, overlap_13: Share of its runs of 8 and 13 words in the document that has most of them.
-        presence: z of the best BM25 score; `p_presence` against other items' other documents.
-        effect: z of the strongest influence on the answer's tokens.
-        whole: z of the strongest influence on question and answer together.
-        p_presence, p_effect, p_whole: Against the null.
-        q: False-discovery rate of presence and effect together, over items.
-        explained: Share of -log p(answer) without the documents found that their influence explains, 0 to 1.
-        loss: -log p(answer | question), nats per token; `zlib` per compressed byte; `min_k` mean of the least likely
-            tokens' log p.
-        concentration: Share of positive influence on the answer that the top document has.
+        presence: How far the best document stands out by its words, in usual spacings (`audits.spacings`).
+        effect: How far one stands out by its influence on the answer's tokens, likewise.
+        question: By its influence on the question's tokens.
+        whole: By its influence on question and answer together, as a standardised score.
+        p_presence, p_effect: Their p-values; q_presence, q_effect: false-discovery rates over items, that of effect
+            weighted by presence.
+        same: Whether the document with most influence on the answer is the one that is most present.
+        explained: Influence of the best document (with copies) on the answer, nats per token: what the answer is
+            predicted to lose without it.
+        loss: -log p(answer | question), nats per token; `zlib` per compressed byte; `min_k` mean log p of the least
+            likely tokens.
+        concentration: Share of positive influence on the answer that the best document has.
     """
 
     overlap_8: float
     overlap_13: float
     presence: float
     effect: float
+    question: float
     whole: float
     p_presence: float
     p_effect: float
-    p_whole: float
-    q: float
+    q_presence: float
+    q_effect: float
+    same: bool
     explained: float
     loss: float
     zlib: float
@@ -266,14 +272,16 @@ class ItemAudit(_Frozen):
         id, question, answer: The item.
         date: As given.
         correct: Whether the model got it right, if known.
-        twin_gap: Loss per token of its paraphrase twins' answers less its own; cloze_gap likewise for the cloze form.
+        twin_gap: Loss per token of its paraphrase twins' answers less its own: high where only the wording is known.
+        cloze_gap: Loss per token in the cloze form less its own.
+        cloze_effect: How far a document stands out by its influence on the answer of the cloze form.
         verdict: See `ExposureVerdict`.
         confidence: Of the verdict, 0 to 1.
         runner_up: The next likely.
         reasons: In sentences.
         exposure: Its signals.
         documents: Where it was found, best first.
-        saturation: Checkpoint -> effect z, if earlier ones were given.
+        saturation: Checkpoint -> effect and loss per token, if earlier ones were given.
         known: What was planted, if that is known: verbatim, paraphrase, held out …
     """
 
@@ -284,13 +292,14 @@ class ItemAudit(_Frozen):
     correct: bool | None = None
     twin_gap: float | None = None
     cloze_gap: float | None = None
+    cloze_effect: float | None = None
     verdict: ExposureVerdict
     confidence: float
     runner_up: str
     reasons: tuple[str, ...]
     exposure: Exposure
     documents: tuple[DocumentEvidence, ...]
-    saturation: Mapping[str, float] = {}
+    saturation: Mapping[str, tuple[float, float]] = {}
     known: str | None = None
 
 
@@ -331,32 +340,47 @@ class Planted(_Frozen):
     moved: float | None = None
 
 
+class Accuracy(_Frozen):
+    """Accuracy of a benchmark, with and without the items whose answer was moved by a document that holds them.
+
+    Attributes:
+        reported: Of all items whose correctness is known, with Wilson's interval.
+        adjusted: Without exposed items; None if all are exposed.
+        exposed: Of exposed items; None if there is none.
+        attributable: What exposure accounts for: reported less adjusted, with its bootstrap interval.
+    """
+
+    reported: Estimate
+    adjusted: Estimate | None = None
+    exposed: Estimate | None = None
+    attributable: Estimate | None = None
+
+
 class ContaminationResult(_Frozen):
     """A whole contamination audit.
 
     Attributes:
         settings: What it rests on.
         items: One per item.
-        reported: Accuracy as reported, if correctness is known.
-        adjusted: Accuracy of items without evidence of exposure with effect, with its interval.
-        exposed: Accuracy of those with it.
-        attributable: Accuracy that exposure accounts for: reported less adjusted, with its bootstrap interval.
+        accuracy: If correctness is known.
         detectors: Signals against what is known, where it is.
         planted: What a calibration would have caught.
-        deciles: (decile of effect, items, accuracy or mean loss).
-        date: Rank correlation of effect with date and its p-value, if dates were given; `date_loss` of the loss.
+        deciles: (decile of effect, items, accuracy, or mean loss where correctness is not known).
+        date: Rank correlation of effect with date and its p-value, if dates were given; `date_cloze` of the effect on
+            cloze forms.
+        levels: Mean spacings of influence and of BM25 scores by rank, flat where the null holds.
+        left_out: Items that could not be asked, and why.
         fdr: Rate below which a q-value is called.
     """
 
     settings: AuditSettings
     items: tuple[ItemAudit, ...]
-    reported: Estimate | None = None
-    adjusted: Estimate | None = None
-    exposed: Estimate | None = None
-    attributable: Estimate | None = None
+    accuracy: Accuracy | None = None
     detectors: tuple[Detector, ...] = ()
     planted: tuple[Planted, ...] = ()
     deciles: tuple[tuple[int, int, float], ...] = ()
     date: tuple[float, float] | None = None
-    date_loss: tuple[float, float] | None = None
+    date_cloze: tuple[float, float] | None = None
+    levels: Mapping[str, tuple[float, ...]] = {}
+    left_out: Mapping[str, str] = {}
     fdr: float

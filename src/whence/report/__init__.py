@@ -23,6 +23,7 @@ lab_certificate.py  the figures behind a certificate, rendered nowhere
 lab_words.py        what each measure means, and how its numbers are written
 
 safety_page.py      why a model said what it said
+contamination_page.py   memorised or generalised
 audit_files.py      an audit of answers on disk, and back
 audit_terminal.py   the same for the console
 audit_words.py      how such audits say things
@@ -37,8 +38,8 @@ text.py             words and numbers for people; hidden characters made visible
 page/               templates, style sheets and scripts of the pages
 """
 
-from whence.report.audit_files import load_safety, save_safety
-from whence.report.audit_terminal import show_safety
+from whence.report.audit_files import load_contamination, load_safety, save_contamination, save_safety
+from whence.report.audit_terminal import show_contamination, show_safety
 from whence.report.files import load, save
 from whence.report.html import page
 from whence.report.lab_files import load_lab, save_lab
@@ -47,14 +48,17 @@ from whence.report.terminal import show
 
 __all__ = [
     "load",
+    "load_contamination",
     "load_lab",
     "load_safety",
     "page",
     "save",
+    "save_contamination",
     "save_lab",
     "save_safety",
     "show",
     "show_certificate",
+    "show_contamination",
     "show_lab",
     "show_safety",
 ]

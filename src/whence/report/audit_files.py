@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from whence.errors import IncompleteError
-from whence.interfaces import SafetyResult
+from whence.interfaces import ContaminationResult, SafetyResult
+from whence.report.contamination_page import contamination_page
 from whence.report.records import dumps, read_record
 from whence.report.safety_page import safety_page
 from whence.report.text import visible
 from whence.runs import write_bytes
 
-__all__ = ["load_safety", "save_safety", "write_audit"]
+__all__ = ["load_contamination", "load_safety", "save_contamination", "save_safety", "write_audit"]
 
 SCHEMA = 1
 R = TypeVar("R", bound=BaseModel)
@@ -86,3 +87,26 @@ def load_safety(folder: Path) -> SafetyResult:
         StorageError: It is damaged or has another layout.
     """
     return _load(folder, SafetyResult, "safety")
+
+
+def save_contamination(result: ContaminationResult, folder: Path) -> dict[str, Path]:
+    """Write a contamination audit; the table has one row per item. See `write_audit`."""
+    return write_audit(result, folder, contamination_page(result), "items", list(_item_rows(result)))
+
+
+def _item_rows(result: ContaminationResult) -> Iterator[Row]:
+    for each in result.items:
+        first = each.documents[0] if each.documents else None
+        yield {
+            **each.model_dump(include={"id", "date", "correct", "verdict", "confidence", "runner_up", "known"}),
+            **each.model_dump(include={"twin_gap", "cloze_gap"}),
+            **each.exposure.model_dump(),
+            "document": first.id if first else None,
+            "source": first.source if first else None,
+            "document_influence": first.influence if first else None,
+        }
+
+
+def load_contamination(folder: Path) -> ContaminationResult:
+    """Read back what `save_contamination` wrote. Raises as `load_safety`."""
+    return _load(folder, ContaminationResult, "contamination")

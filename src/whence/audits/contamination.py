@@ -1,0 +1,325 @@
+"""`whence audit contamination`: did the model memorise that, or can it do it? One verdict per item of a benchmark.
+
+Two questions are kept apart: is the item in the corpus (presence: shared runs of words, BM25, standing out of the
+item's own ranking), and did that move the answer (effect: influence on the answer's tokens, standing out likewise)?
+`exposure` decides; the headline compares accuracy with and without the items whose answer was moved.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import whence
+from whence.attributor import Attributor
+from whence.audits.accuracy import deciles, detectors, headline
+from whence.audits.documents import Weighed, weigh
+from whence.audits.evidence import Evidence, gather, influence_on
+from whence.audits.exposure import judge_exposure
+from whence.audits.items import Item
+from whence.audits.membership import Membership, membership
+from whence.audits.nulls import standardised
+from whence.audits.overlap import shared_runs
+from whence.audits.settings import settings_of
+from whence.audits.spacings import Spaced, spaced
+from whence.audits.statistics import benjamini_hochberg, spearman
+from whence.errors import QueryError
+from whence.interfaces import ContaminationResult, DocumentEvidence, Query
+from whence.interfaces.audits import AuditSettings, Exposure, ItemAudit
+
+__all__ = ["ContaminationOptions", "audit_contamination"]
+
+Report = Callable[[str, int, int], None]
+Array = NDArray[np.float64]
+_CAP = 12.0
+
+
+@dataclass(frozen=True)
+class ContaminationOptions:
+    """How a contamination audit looks.
+
+    Attributes:
+        top: Documents to list for each item.
+        fdr: False-discovery rate from which an item is called.
+        exact: Run the model over the corpus instead of reading an index.
+        index: Name of the index.
+        checkpoints: Earlier checkpoints of the same training, oldest first: directories.
+        placebo: Take every item's documents to be another item's: nothing may be found.
+        seed: Of what is drawn.
+    """
+
+    top: int = 5
+    fdr: float = 0.05
+    exact: bool = False
+    index: str | None = None
+    checkpoints: Sequence[str] = ()
+    placebo: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Forms:
+    """Scores of clusters of copies [I, K] for the forms of each item, and what stands out of them."""
+
+    weighed: Weighed
+    answer: Array
+    question: Array
+    whole: Array
+    effect: Spaced
+    asking: Spaced
+    presence: Spaced
+    lexical: Array
+
+
+def audit_contamination(
+    owner: Attributor,
+    items: Sequence[Item],
+    folder: Path,
+    options: ContaminationOptions = ContaminationOptions(),
+    *,
+    command: str = "",
+    report: Report | None = None,
+) -> ContaminationResult:
+    """Audit a benchmark.
+
+    Args:
+        owner: A run; fitted, and indexed unless `exact`, if that has not been done.
+        items: The benchmark.
+        folder: Where scores are kept, so that an audit that was stopped goes on.
+        options: See `ContaminationOptions`.
+        command: As typed, for the record.
+        report: Called with (step, done, total).
+
+    Raises:
+        QueryError: No item can be asked.
+    """
+    kept, left_out = _askable(owner, items)
+    if not kept:
+        raise QueryError(f"none of the {len(items)} items can be asked; the first: {next(iter(left_out.values()), '')}")
+    evidence = gather(
+        owner, [each.query for each in kept], folder, exact=options.exact, index=options.index, report=report
+    )
+    forms = _forms(owner, evidence, kept, folder, options, report)
+    own = [membership(owner, query) for query in evidence.encoded]
+    exposures = _exposures(forms, own, kept, options.placebo)
+    audits = [_audit(owner, forms, exposures[n], own[n], item, n, options) for n, item in enumerate(kept)]
+    audits = _with_forms(owner, audits, kept, folder, options, report)
+    audits = _with_checkpoints(owner, audits, kept, folder, options, report)
+    return ContaminationResult(
+        settings=_settings(owner, forms.weighed, options, command),
+        items=tuple(audits),
+        accuracy=headline(audits, options.seed),
+        detectors=tuple(detectors(audits, options.seed)),
+        deciles=tuple(deciles(audits)),
+        date=_dates(audits, [each.exposure.effect for each in audits]),
+        date_cloze=_dates(audits, [each.cloze_effect for each in audits]),
+        levels={"influence": forms.effect.levels, "BM25": forms.presence.levels},
+        left_out=left_out,
+        fdr=options.fdr,
+    )
+
+
+def _askable(owner: Attributor, items: Sequence[Item]) -> tuple[list[Item], dict[str, str]]:
+    """Items that fit into the model's context, and why the others do not; forms that do not fit are dropped."""
+    kept, left_out = [], {}
+    for item in items:
+        try:
+            owner.encode_queries([item.query])
+        except QueryError as error:
+            left_out[item.query.id or ""] = str(error)
+            continue
+        twins = tuple(twin for twin in item.twins if _fits(owner, twin))
+        cloze = item.cloze if item.cloze is not None and _fits(owner, item.cloze) else None
+        kept.append(replace(item, twins=twins, cloze=cloze))
+    return kept, left_out
+
+
+def _fits(owner: Attributor, query: Query) -> bool:
+    try:
+        owner.encode_queries([query])
+    except QueryError:
+        return False
+    return True
+
+
+def _forms(
+    owner: Attributor,
+    evidence: Evidence,
+    items: Sequence[Item],
+    folder: Path,
+    options: ContaminationOptions,
+    report: Report | None,
+) -> _Forms:
+    def scores(name: str, queries: Sequence[Query]) -> NDArray[np.float32]:
+        place = folder / name
+        return influence_on(owner, queries, place, exact=options.exact, index=options.index, report=report)["influence"]
+
+    asking = scores("question", [_asking(item.query) for item in items])
+    whole = scores("whole", [_whole(item.query) for item in items])
+    turned = np.roll(np.arange(len(items)), 1) if options.placebo else None
+    weighed = weigh(owner, evidence, topics=turned, seed=options.seed)
+    answer, question, lexical = weighed.influence, weighed.summed(asking), weighed.presence.z
+    return _Forms(
+        weighed=weighed,
+        answer=answer,
+        question=question,
+        whole=standardised(weighed.summed(whole)),
+        effect=spaced(answer, "power"),
+        asking=spaced(question, "power"),
+        presence=spaced(lexical, "exponential"),
+        lexical=lexical,
+    )
+
+
+def _asking(query: Query) -> Query:
+    """The question's own tokens; an item without one is asked whole."""
+    return query.model_copy(update={"prompt": "", "completion": query.prompt or query.completion})
+
+
+def _whole(query: Query) -> Query:
+    return query.model_copy(update={"prompt": "", "completion": f"{query.prompt}{query.completion}"})
+
+
+def _exposures(forms: _Forms, own: Sequence[Membership], items: Sequence[Item], placebo: bool) -> list[Exposure]:
+    weighed = forms.weighed
+    texts = [f"{item.query.prompt} {item.query.completion}" for item in items]
+    if placebo:
+        texts = [texts[n - 1] for n in range(len(texts))]
+    overlaps = shared_runs(texts, weighed.texts)
+    best, there = forms.answer.argmax(1), forms.lexical.argmax(1)
+    rows = np.arange(len(items))
+    weights = np.exp(np.minimum(forms.lexical[rows, best], _CAP))
+    q_effect = benjamini_hochberg(np.minimum(1.0, forms.effect.p * weights.mean() / weights))
+    q_presence = benjamini_hochberg(forms.presence.p)
+    positive = np.clip(forms.answer, 0, None).sum(1)
+    out = []
+    for n, member in enumerate(own):
+        tokens = max(1, int(weighed.evidence.encoded[n].text.loss_mask.sum()))
+        top = float(forms.answer[n, best[n]])
+        out.append(
+            Exposure(
+                overlap_8=float(overlaps[0, n]),
+                overlap_13=float(overlaps[1, n]),
+                presence=float(forms.presence.first[n]),
+                effect=float(forms.effect.first[n]),
+                question=float(forms.asking.first[n]),
+                whole=float(forms.whole[n].max()),
+                p_presence=float(forms.presence.p[n]),
+                p_effect=float(forms.effect.p[n]),
+                q_presence=float(q_presence[n]),
+                q_effect=float(q_effect[n]),
+                same=bool(best[n] == there[n]),
+                explained=max(0.0, top) / tokens,
+                loss=member.loss,
+                zlib=member.zlib,
+                min_k=member.min_k,
+                concentration=max(0.0, top) / float(positive[n]) if positive[n] > 0 else 0.0,
+            )
+        )
+    return out
+
+
+def _audit(
+    owner: Attributor,
+    forms: _Forms,
+    exposure: Exposure,
+    own: Membership,
+    item: Item,
+    number: int,
+    options: ContaminationOptions,
+) -> ItemAudit:
+    documents = _documents(forms, number, options.top)
+    verdict, confidence, runner_up, reasons = judge_exposure(exposure, documents[0].id if documents else None)
+    twins = [membership(owner, query).loss for query in owner.encode_queries(item.twins)] if item.twins else []
+    cloze = membership(owner, owner.encode_queries([item.cloze])[0]).loss if item.cloze is not None else None
+    return ItemAudit(
+        id=item.query.id or str(number),
+        question=item.query.prompt,
+        answer=item.query.completion or "",
+        date=item.date,
+        correct=item.correct,
+        known=item.known,
+        twin_gap=float(np.mean(twins)) - own.loss if twins else None,
+        cloze_gap=None if cloze is None else cloze - own.loss,
+        verdict=verdict,
+        confidence=confidence,
+        runner_up=runner_up,
+        reasons=reasons,
+        exposure=exposure,
+        documents=documents,
+    )
+
+
+def _documents(forms: _Forms, number: int, top: int) -> tuple[DocumentEvidence, ...]:
+    """Best by evidence together: influence on the answer and the question, and words, each standardised."""
+    together = sum(standardised(each)[number] for each in (forms.answer, forms.question)) + forms.lexical[number]
+    return tuple(forms.weighed.document(number, int(cluster)) for cluster in np.argsort(-together)[:top])
+
+
+def _with_forms(
+    owner: Attributor,
+    audits: list[ItemAudit],
+    items: Sequence[Item],
+    folder: Path,
+    options: ContaminationOptions,
+    report: Report | None,
+) -> list[ItemAudit]:
+    """The effect on cloze forms, where there are any."""
+    numbers = [n for n, item in enumerate(items) if item.cloze is not None]
+    if len(numbers) < 2:
+        return audits
+    queries = [query for n in numbers if (query := items[n].cloze) is not None]
+    found = influence_on(owner, queries, folder / "cloze", exact=options.exact, index=options.index, report=report)[
+        "influence"
+    ]
+    effect = spaced(found, "power").first
+    out = list(audits)
+    for place, n in enumerate(numbers):
+        out[n] = out[n].model_copy(update={"cloze_effect": float(effect[place])})
+    return out
+
+
+def _with_checkpoints(
+    owner: Attributor,
+    audits: list[ItemAudit],
+    items: Sequence[Item],
+    folder: Path,
+    options: ContaminationOptions,
+    report: Report | None,
+) -> list[ItemAudit]:
+    """Effect and loss at earlier checkpoints: what is seen often is learnt early and has no gradient in the end."""
+    out = list(audits)
+    for path in options.checkpoints:
+        name = Path(path).name
+        earlier = Attributor(
+            folder / "checkpoints" / name, model=path, data=list(owner.config.corpus.data), device=owner.device,
+            settings={"corpus": owner.config.corpus.model_dump(exclude={"data", "vocabulary"}, exclude_unset=True)},
+        )  # fmt: skip
+        queries = [item.query for item in items]
+        scores = influence_on(earlier, queries, folder / "checkpoints" / f"{name}-scores", exact=True, report=report)
+        effect = spaced(scores["influence"], "power").first
+        encoded = earlier.encode_queries(queries)
+        for n, audit in enumerate(out):
+            loss = membership(earlier, encoded[n]).loss
+            out[n] = audit.model_copy(update={"saturation": {**audit.saturation, name: (float(effect[n]), loss)}})
+    return out
+
+
+def _dates(audits: Sequence[ItemAudit], values: Sequence[float | None]) -> tuple[float, float] | None:
+    """Rank correlation with date; None if fewer than 8 items have one."""
+    pairs = [(each.date, value) for each, value in zip(audits, values, strict=True) if each.date and value is not None]
+    if len(pairs) < 8:
+        return None
+    order = {date: place for place, date in enumerate(sorted({date for date, _ in pairs}))}
+    return spearman(np.array([order[date] for date, _ in pairs]), np.array([value for _, value in pairs]))
+
+
+def _settings(owner: Attributor, weighed: Weighed, options: ContaminationOptions, command: str) -> AuditSettings:
+    told = {"top": options.top, "fdr": options.fdr, "exact": options.exact, "checkpoints": list(options.checkpoints),
+            "seed": options.seed}  # fmt: skip
+    return settings_of(
+        owner, command=command, questions=len(weighed.evidence.queries), null=weighed.effect.null, exact=options.exact,
+        index=options.index, placebo=options.placebo, settings=told, version=whence.__version__,
+    )  # fmt: skip

@@ -1,0 +1,189 @@
+"""What would this audit have caught? Leaks are planted in a further training of the model, and audited like the rest.
+
+Items without evidence of exposure are assigned at random: leaked verbatim once and eight times, paraphrased once and
+eight times (where they have a twin), or held out. The model is trained further on the leaks among documents of the
+corpus, and the same audit is made of the same items on that model. Random assignment, never a date: dates confound.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whence.attributor import Attributor
+from whence.audits.contamination import ContaminationOptions, audit_contamination
+from whence.audits.items import Item
+from whence.audits.statistics import wilson
+from whence.data import CorpusConfig, ingest
+from whence.errors import InputError
+from whence.fidelity import LanguageTask
+from whence.interfaces import ContaminationResult, Query
+from whence.interfaces.audits import ItemAudit, Planted
+from whence.model import Training
+from whence.runs import is_done, publish, write_bytes
+
+__all__ = ["PlantOptions", "calibrate", "caught"]
+
+Report = Callable[[str, int, int], None]
+_LEAST = 5
+_FURTHER = Training(learning_rate=1e-4, epochs=2, batch=8, schedule="linear", warmup=0.1, clip=1.0)
+
+
+@dataclass(frozen=True)
+class PlantOptions:
+    """How leaks are planted.
+
+    Attributes:
+        each: Items of each group.
+        times: How often a leak of the repeated groups stands in the training data.
+        documents: Documents of the corpus among them.
+        training: How the model is trained further.
+        seed: Decides groups, documents and order.
+    """
+
+    each: int = 40
+    times: int = 8
+    documents: int = 400
+    training: Training = _FURTHER
+    seed: int = 0
+
+
+def calibrate(
+    owner: Attributor,
+    items: Sequence[Item],
+    result: ContaminationResult,
+    folder: Path,
+    audit: ContaminationOptions,
+    options: PlantOptions,
+    report: Report | None = None,
+) -> tuple[Planted, ...]:
+    """Plant leaks, train further, audit, and count what was caught.
+
+    Args:
+        owner: The audited run.
+        items: The benchmark.
+        result: Its audit; only items without evidence are planted.
+        folder: For the planted corpus, the model and its run; what is there already is gone on with.
+        audit: As the benchmark was audited.
+        options: See `PlantOptions`.
+        report: Called with (step, done, total).
+
+    Raises:
+        InputError: Fewer than five items for each group, or the run attributes an adapter.
+    """
+    if owner.source.adapter:
+        raise InputError("leaks cannot be planted into a run of an adapter; audit the merged model.")
+    groups = _assigned(items, result, options)
+    chosen = [item for item in items if item.query.id in groups]
+    folder.mkdir(parents=True, exist_ok=True)
+    corpus = folder / "planted.jsonl"
+    write_bytes(corpus, "".join(json.dumps(row) + "\n" for row in _rows(owner, chosen, groups, options)).encode())
+    model = _train(owner, corpus, folder, options, report)
+    planted = Attributor(folder / "run", model=str(model), data=[str(corpus)], device=owner.device)
+    known = [replace(item, known=groups[item.query.id or ""]) for item in chosen]
+    found = audit_contamination(planted, known, folder / "scores", replace(audit, index=None), report=report)
+    before = {each.id: each.exposure.loss for each in result.items}
+    return caught(found.items, before, audit.fdr)
+
+
+def caught(items: Sequence[ItemAudit], before: dict[str, float], fdr: float) -> tuple[Planted, ...]:
+    """What was flagged of each group, held-out items last.
+
+    Args:
+        items: Audited items with what is known of them.
+        before: Loss per token before the leaks, by id.
+        fdr: Rate at which presence or effect is called.
+    """
+    groups: dict[str, list[ItemAudit]] = {}
+    for item in items:
+        groups.setdefault(item.known or "", []).append(item)
+    out = []
+    for name, members in sorted(groups.items(), key=lambda pair: (pair[0] == "held out", pair[0])):
+        flagged = sum(min(each.exposure.q_presence, each.exposure.q_effect) <= fdr for each in members)
+        first = sum(
+            bool(each.documents) and each.documents[0].id.split("#")[0] == f"leak-{each.id}" for each in members
+        )
+        moved = [before[each.id] - each.exposure.loss for each in members if each.id in before]
+        out.append(
+            Planted(
+                group=name,
+                items=len(members),
+                caught=wilson(flagged, len(members)),
+                found_first=None if name == "held out" else wilson(first, len(members)),
+                moved=float(np.mean(moved)) if moved else None,
+            )
+        )
+    return tuple(out)
+
+
+def _assigned(items: Sequence[Item], result: ContaminationResult, options: PlantOptions) -> dict[str, str]:
+    """Group of each item that is used, by id."""
+    free = {each.id for each in result.items if each.verdict in ("no evidence", "same skill")}
+    usable = [item for item in items if item.query.id in free]
+    twinned = any(item.twins for item in usable)
+    names = ["verbatim ×1", f"verbatim ×{options.times}", "held out"]
+    names += ["paraphrase ×1", f"paraphrase ×{options.times}"] if twinned else []
+    order = np.random.default_rng(options.seed).permutation(len(usable))
+    each = min(options.each, len(usable) // len(names))
+    if each < _LEAST:
+        raise InputError(
+            f"--calibrate needs {_LEAST} items without evidence of exposure for each of {len(names)} groups; there are "
+            f"{len(usable)}. Give more items."
+        )
+    left = [usable[n] for n in order.tolist()]
+    out: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: not name.startswith("paraphrase")):
+        fits = [item for item in left if item.twins or not name.startswith("paraphrase")][:each]
+        out |= {item.query.id or "": name for item in fits}
+        left = [item for item in left if item not in fits]
+    return out
+
+
+def _rows(owner: Attributor, items: Sequence[Item], groups: dict[str, str], options: PlantOptions) -> list[Any]:
+    rows: list[dict[str, Any]] = []
+    for item in items:
+        name = groups[item.query.id or ""]
+        if name == "held out":
+            continue
+        query = item.query if name.startswith("verbatim") else item.twins[0]
+        times = options.times if name.endswith(f"×{options.times}") else 1
+        rows += [_row(query, f"leak-{item.query.id}" + (f"#{n}" if n else "")) for n in range(times)]
+    draw = np.random.default_rng(options.seed)
+    count = min(options.documents, owner.corpus.documents)
+    for number in draw.choice(owner.corpus.documents, count, replace=False).tolist():
+        rows.append({"id": f"corpus-{number}", "input_ids": owner.corpus.document(number).tokens.tolist()})
+    tokenizer: Any = owner.tokenizer
+    for row in rows:
+        if "text" in row:
+            row["input_ids"] = tokenizer(row.pop("text"))["input_ids"]
+    return [rows[n] for n in draw.permutation(len(rows)).tolist()]
+
+
+def _row(query: Query, name: str) -> dict[str, Any]:
+    return {"id": name, "text": f"{query.prompt}{query.completion}"}
+
+
+def _train(owner: Attributor, corpus: Path, folder: Path, options: PlantOptions, report: Report | None) -> Path:
+    """The model trained further on the planted corpus, saved with its tokenizer."""
+    model = folder / "model"
+    if is_done(model):
+        return model
+    settings = CorpusConfig(
+        data=(str(corpus),), context=owner.config.corpus.context, vocabulary=owner.loaded.vocabulary
+    )
+    ingest(settings, owner.tokenizer, folder / "tokens")
+    task = LanguageTask(folder / "tokens", owner.source.model, options.training, [], device=owner.device)
+
+    def advance(done: int, total: int, _: float) -> None:
+        if report is not None:
+            report("planting leaks", done, total)
+
+    trained: Any = task.fit(np.ones(task.documents, dtype=bool), options.seed, advance).model
+    with publish(model, {"training": options.training.model_dump(mode="json")}) as temporary:
+        trained.save_pretrained(temporary)
+        tokenizer: Any = owner.tokenizer
+        tokenizer.save_pretrained(temporary)
+    return model
