@@ -6,7 +6,7 @@ import json
 import resource
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +48,13 @@ class Scenario:
         for key, value in values.items():
             self.rows.setdefault(method, {}).setdefault(key, []).append(float(value))
 
-    def report(self, out: Path | None = None, judged: Sequence[str] = ("whence",)) -> None:
+    def report(self, out: Path | None = None, judged: str = "whence") -> None:
         """Print mean and worst over seeds, method by method, and hold whence's worst against the thresholds."""
         print(f"\n{self.name}: {self.title}")
         for method, figures in self.rows.items():
             for key, values in figures.items():
                 worst = max(values) if self._falls(key) else min(values)
-                mark = verdict_of(self.name, key, worst) if method in judged else ""
+                mark = verdict_of(self.name, key, worst) if method.startswith(judged) else ""
                 print(f"  {method:<16}{key:<28} mean {np.mean(values):.3f}  worst {worst:.3f}  {mark}")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f"  {time.perf_counter() - self.began:.0f} s, peak memory {peak:.2f} GB")

@@ -1,0 +1,155 @@
+"""S4 contamination and S9 dates, over seeds: whence beside n-grams, BM25, loss, zlib and Min-K%.
+
+    python benchmarks/audits/contamination.py OUT                     invented word problems
+    python benchmarks/audits/contamination.py OUT --gsm8k FOLDER      gsm8k_test.jsonl and gsm8k_rephrased.jsonl in it
+    python benchmarks/audits/contamination.py OUT --small --seeds 1   a quick look
+
+Items are assigned at random: leaked verbatim, leaked in other words, held out; the rest is background. Leaks stand in
+the corpus once, or eight times. A sister model sees the background alone. "Moved" is read off the model, not planned: a
+group's answers have moved if their loss per token is lower than the held-out items' by more than 0.3 nats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+from scenario import Scenario
+from small import train, write_rows
+from word_problems import Problem, problems
+
+MOVED = 0.3  # nats per token
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--gsm8k", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--small", action="store_true")
+    typed = parser.parse_args()
+    each, background = (40, 200) if typed.small else (120, 800)
+    leaks, dates = Scenario("S4", "contamination"), Scenario("S9", "dates do not matter")
+    for seed in range(typed.seeds):
+        made = from_gsm8k(typed.gsm8k) if typed.gsm8k else problems(3 * each + background, seed)
+        for times in (1, 8):
+            run(leaks, dates, made, each, background, times, seed, typed)
+        sister(leaks, made, each, background, seed, typed)
+        leaks.report(typed.out)
+        dates.report(typed.out)
+
+
+def from_gsm8k(folder: Path) -> list[Problem]:
+    """Problems of the two aligned files."""
+    first = [json.loads(line) for line in (folder / "gsm8k_test.jsonl").read_text(encoding="utf-8").splitlines()]
+    other = [json.loads(line)["text"] for line in (folder / "gsm8k_rephrased.jsonl").read_text().splitlines()]
+    out = []
+    for number, (row, text) in enumerate(zip(first, other, strict=True)):
+        question, _, rest = text.partition("\nAnswer:")
+        out.append(Problem(f"g{number}", f"Question: {row['question']}\nAnswer:", text, f" {row['answer']}"))
+        assert question or rest
+    return out
+
+
+def assigned(
+    made: list[Problem], each: int, background: int, seed: int
+) -> tuple[dict[str, list[Problem]], list[Problem]]:
+    """Groups at random, never by anything the items say."""
+    order = random.Random(seed).sample(made, 3 * each + min(background, len(made) - 3 * each))
+    groups = {name: order[i * each : (i + 1) * each] for i, name in enumerate(("verbatim", "paraphrase", "held out"))}
+    return groups, order[3 * each :]
+
+
+def leaked(problem: Problem, name: str) -> str:
+    """What stands in the corpus."""
+    if name == "verbatim":
+        return problem.question + problem.answer
+    return (
+        problem.other if problem.other.count("Answer:") and "####" in problem.other else problem.other + problem.answer
+    )
+
+
+def audited(folder: Path, groups: dict[str, list[Problem]], seed: int):
+    """Audit a trained folder's items; half of the groups dated before a cut-off, half after, at random."""
+    from whence.attributor import Attributor
+    from whence.audits import ContaminationOptions, audit_contamination, load_items
+
+    draw = random.Random(seed)
+    rows = [
+        {"id": p.id, "question": p.question, "answer": p.answer, "known": name, "date": draw.choice(("2021", "2024"))}
+        for name, members in groups.items()
+        for p in members
+    ]
+    write_rows(folder / "items.jsonl", rows)
+    owner = Attributor(folder / "run", model=str(folder / "model"), data=[str(folder / "corpus.jsonl")])
+    items = load_items(str(folder / "items.jsonl"))
+    return audit_contamination(owner, items, folder / "scores", ContaminationOptions(exact=True))
+
+
+def run(leaks, dates, made, each, background, times, seed, typed) -> None:
+    """One model with leaks that stand so many times in its corpus."""
+    groups, rest = assigned(made, each, background, seed)
+    rows = [
+        {"id": f"leak-{p.id}", "text": leaked(p, name)} for name in ("verbatim", "paraphrase") for p in groups[name]
+    ]
+    repeats = {row["id"]: times for row in rows}
+    rows += [{"id": f"rest-{p.id}", "text": p.question + p.answer} for p in rest]
+    random.Random(seed).shuffle(rows)
+    folder = typed.out / f"s4-{times}-{seed}"
+    train(folder, rows, seed=seed, epochs=20 if times == 1 else 8, context=416, repeats=repeats)
+    result = audited(folder, groups, seed)
+    found = {(each.group, each.name): each for each in result.detectors}
+    loss = {name: np.mean([i.exposure.loss for i in result.items if i.known == name]) for name in groups}
+    figures: dict[str, float] = {}
+    if times == 1:
+        figures["verbatim"] = found["verbatim", "whole"].auroc.value
+        figures["paraphrase_once"] = found["paraphrase", "presence"].auroc.value
+        figures["paraphrase_once_tpr5"] = found["paraphrase", "presence"].at_5
+    for name in ("verbatim", "paraphrase"):
+        moved = loss["held out"] - loss[name] > MOVED
+        figures[f"effect_{'moved' if moved else 'not_moved'}"] = found[name, "effect"].auroc.value
+        print(f"  seed {seed} ×{times} {name}: loss {loss[name]:.2f}, held out {loss['held out']:.2f}", flush=True)
+    hits = [i for i in result.items if i.known != "held out"]
+    figures["found_first"] = float(np.mean([i.documents[0].id.split("#")[0] == f"leak-{i.id}" for i in hits]))
+    leaks.add(f"whence ×{times}", figures)
+    names = ("presence", "whole", "question", "effect", "overlap_8", "overlap_13", "loss", "zlib", "min_k")
+    for name in names:
+        leaks.add(f"{name} ×{times}", {g: found[g, name].auroc.value for g in ("verbatim", "paraphrase")})
+    exposed = np.array([i.verdict in ("verbatim", "paraphrase") for i in result.items])
+    known = np.array([i.known or "" for i in result.items])
+    for name in groups:
+        leaks.add(f"exposed ×{times}", {name: float(exposed[known == name].mean())})
+    strata(dates, result, times)
+
+
+def strata(dates, result, times: int) -> None:
+    """Does the date change how well leaks are told?"""
+    from whence.audits.statistics import auroc, partial_spearman
+
+    values = np.array([i.exposure.effect for i in result.items])
+    verbatim = np.array([i.known == "verbatim" for i in result.items])
+    chosen = np.array([i.known in ("verbatim", "held out") for i in result.items])
+    late = np.array([i.date == "2024" for i in result.items])
+    areas = [auroc(values[chosen & part], verbatim[chosen & part]) for part in (late, ~late)]
+    r, p = partial_spearman(values[chosen], late[chosen].astype(float), verbatim[chosen].astype(float))
+    dates.add(f"whence ×{times}", {"change_over_dates": abs(areas[0] - areas[1]), "partial_r": abs(r), "p": p})
+
+
+def sister(leaks, made, each, background, seed, typed) -> None:
+    """A model that never saw an item."""
+    groups, rest = assigned(made, each, background, seed)
+    folder = typed.out / f"s4-sister-{seed}"
+    rows = [{"id": f"rest-{p.id}", "text": p.question + p.answer} for p in rest]
+    train(folder, rows, seed=seed, epochs=20, context=416)
+    result = audited(folder, groups, seed)
+    exposed = [i.verdict in ("verbatim", "paraphrase") for i in result.items]
+    flagged = [i.verdict != "no evidence" for i in result.items]
+    leaks.add("whence sister", {"sister_flags": float(np.mean(exposed)), "any_verdict": float(np.mean(flagged))})
+
+
+if __name__ == "__main__":
+    main()
