@@ -13,10 +13,18 @@ evidence      evidence.py      scores of all documents for all questions, kept o
               nulls.py passages.py             the null: other matters
               clusters.py overlap.py           near-duplicates; shared runs of words
               membership.py                    what the model's own probabilities say
+interventions interventions.py does changing the data, or the model, help?
+              jobs.py choosing.py probes.py    which documents, which texts, what is foretold
+              altering.py                      training sets with the change
+              forgetting.py unlearning.py      edited models
+              newton.py ascent.py npo.py matching.py   how they forget
+              likeness.py relearning.py        are they like models that never saw the documents?
+              effects.py checkpoints.py        effects with intervals; the edited model on disk
 statistics.py settings.py                      p-values, intervals; what an audit says about itself
 """
 
 from whence.audits.contamination import ContaminationOptions, audit_contamination
+from whence.audits.interventions import InterventionOptions, intervene
 from whence.audits.items import Item, load_items
 from whence.audits.planting import PlantOptions, calibrate
 from whence.audits.responses import Response, load_responses
@@ -24,6 +32,7 @@ from whence.audits.safety import SafetyOptions, audit_safety
 
 __all__ = [
     "ContaminationOptions",
+    "InterventionOptions",
     "Item",
     "PlantOptions",
     "Response",
@@ -31,6 +40,7 @@ __all__ = [
     "audit_contamination",
     "audit_safety",
     "calibrate",
+    "intervene",
     "load_items",
     "load_responses",
 ]

@@ -7,6 +7,7 @@ import typer
 
 from whence.cli import options as o
 from whence.cli.audits import audit_app
+from whence.cli.intervene import intervene
 from whence.cli.lab import evaluate, tune
 from whence.cli.opening import DEFAULT_RUN, console_of, open_run, work
 from whence.errors import InputError, QueryError
@@ -395,5 +396,6 @@ def demo(
 
 
 app.command()(evaluate)
+app.command()(intervene)
 app.command()(tune)
 app.add_typer(audit_app, name="audit")

@@ -243,7 +243,7 @@ def _queries(owner: "Attributor", path: str | None) -> "list[Query]":
     return list(found.values())
 
 
-def _training(owner: "Attributor", path: Path | None) -> Any:
+def training_of(owner: "Attributor", path: Path | None) -> Any:
     from whence.fidelity import load_training
     from whence.fidelity.recipes import RECIPES
 
@@ -260,7 +260,7 @@ def _training(owner: "Attributor", path: Path | None) -> Any:
     return training
 
 
-def _start(owner: "Attributor", typed: str) -> "Start":
+def start_of(owner: "Attributor", typed: str) -> "Start":
     from whence.fidelity import Start
 
     model = owner.source
@@ -326,20 +326,20 @@ def _lab(
             f"{owner.config.model.quantize}; measure on a run of the same adapter without --quantize."
         )
     queries = _queries(owner, query)
-    how = _training(owner, training)
+    how = training_of(owner, training)
     return Lab(
         owner=owner,
         queries=queries,
         encoded=owner.encode_queries(queries),
         training=how,
-        start=_start(owner, start),
+        start=start_of(owner, start),
         settings=settings,
-        workers=workers or _default_workers(how.threads),
+        workers=workers or default_workers(how.threads),
         shares=shares_of(shares),
     )
 
 
-def _default_workers(threads: int) -> int:
+def default_workers(threads: int) -> int:
     import torch
 
     if torch.cuda.is_available():

@@ -1,6 +1,6 @@
 """Windows of a corpus as batches that fit into memory, and the loss of each. Knows no optimizer."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from whence.fidelity.places import Place, places
 from whence.interfaces import TokenBatch
 from whence.model import CausalLM, LoadedModel, Training, language_inputs
 
-__all__ = ["PIECE_TOKENS", "Piece", "Windows", "piece_loss", "refuse_weights"]
+__all__ = ["PIECE_TOKENS", "Piece", "Windows", "checked_weights", "piece_loss", "refuse_weights"]
 
 PIECE_TOKENS = 1 << 14
 """Padded tokens that go through the model at once; larger batches are summed over several passes."""
@@ -26,13 +26,28 @@ class Piece:
 
     Attributes:
         batch: The part.
-        weights: 0 for windows that are there for dropout's sake alone, [E]; None is 1 for all.
+        weights: What each window's loss is multiplied by, [E]: 0 for those that are there for dropout's sake alone, and
+            what the documents weigh; None is 1 for all.
         divisor: Of the whole batch's loss.
     """
 
     batch: TokenBatch
     weights: NDArray[np.float32] | None
     divisor: int
+
+
+def checked_weights(weights: Sequence[float], documents: int) -> NDArray[np.float32]:
+    """What documents' losses are multiplied by, float32 [N].
+
+    Raises:
+        InputError: They are not one finite number, 0 or more, for each document.
+    """
+    found = np.asarray(weights, dtype=np.float32)
+    if found.shape != (documents,) or not (np.isfinite(found).all() and (found >= 0).all()):
+        raise InputError(
+            f"weights are one number, 0 or more, for each of {documents} documents; got {list(weights)[:8]}."
+        )
+    return found
 
 
 def refuse_weights(weights: Iterable[float]) -> None:
@@ -52,15 +67,22 @@ def refuse_weights(weights: Iterable[float]) -> None:
 class Windows:
     """All windows of a corpus in memory, and the batches of a training on some of them.
 
+    Args:
+        corpus: The corpus.
+        training: How to train.
+        weights: What each document's loss is multiplied by, [N]; None is 1 for all. What a batch's loss is divided by
+            does not change with them.
+
     Attributes:
         owners: Document of every window, int64 [E].
         longest: Tokens of the longest window.
     """
 
-    def __init__(self, corpus: Corpus, training: Training) -> None:
+    def __init__(self, corpus: Corpus, training: Training, weights: NDArray[np.float32] | None = None) -> None:
         refuse_weights(share.weight for share in corpus.shares)
         self.training = training
         self.owners = corpus.documents_of_windows(np.arange(corpus.windows, dtype=np.int64))
+        self._weights = None if weights is None else weights[self.owners]
         self._examples = [corpus.window_tokens(row) for row in range(corpus.windows)]
         self._lengths = np.array([len(tokens) for tokens, _ in self._examples], dtype=np.int64)
         self._targets = np.array([int(mask.sum()) for _, mask in self._examples], dtype=np.int64)
@@ -93,9 +115,11 @@ class Windows:
     def _piece(
         self, rows: NDArray[np.int64], there: NDArray[np.bool_], width: int, divisor: int, dropout: bool
     ) -> Piece:
-        if there.all() or not dropout:
-            return Piece(self._batch(rows[there], width), None, divisor)
-        return Piece(self._batch(rows, width), there.astype(np.float32), divisor)
+        whole = there.all() or not dropout
+        rows, weights = (rows[there], None) if whole else (rows, there.astype(np.float32))
+        if self._weights is not None:
+            weights = self._weights[rows] if weights is None else weights * self._weights[rows]
+        return Piece(self._batch(rows, width), weights, divisor)
 
     def _batch(self, rows: NDArray[np.int64], width: int) -> TokenBatch:
         return _widened(batch_from_sequences([self._examples[row] for row in rows], rows), width)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from whence.data import Corpus, batch_from_sequences, open_corpus, tokenizer_fingerprint
 from whence.errors import InputError, ModelError
-from whence.fidelity.pieces import Piece, Windows, piece_loss
+from whence.fidelity.pieces import Piece, Windows, checked_weights, piece_loss
 from whence.fidelity.places import steps_of
 from whence.interfaces import EncodedQuery, EncodedText, Query
 from whence.model import (
@@ -138,11 +138,13 @@ class LanguageTask:
         attention: Attention implementation of transformers (sdpa, eager …); its default if None.
         tokenizer: Directory or hub id, at that revision, of the tokenizer that belongs to the start, if it is not the
             one that lies beside it.
+        weights: What each document's loss is multiplied by in training, [N], 0 or more; None is 1 for all.
         check_tokenizer: Refuse a start whose tokenizer is not the corpus's. A start without a tokenizer, or a corpus of
             token ids, is taken as it is.
 
     Raises:
-        InputError: The corpus was tokenised for another model, or an adapter is to be trained from scratch.
+        InputError: The corpus was tokenised for another model, an adapter is to be trained from scratch, or weights are
+            not one for each document.
         ModelError: The model, or the tokenizer that was named, cannot be loaded.
     """
 
@@ -159,6 +161,7 @@ class LanguageTask:
         revision: str | None = None,
         attention: str | None = None,
         tokenizer: str | Path | None = None,
+        weights: Sequence[float] | None = None,
         check_tokenizer: bool = True,
     ) -> None:
         if scratch and adapter:
@@ -168,7 +171,8 @@ class LanguageTask:
         self.adapter = [adapter] if isinstance(adapter, str) else list(adapter)
         self.revision, self.attention = revision, attention
         self.training, self.queries = training, tuple(queries)
-        self.windows = Windows(self.corpus, training)
+        self.weights = None if weights is None else checked_weights(weights, self.corpus.documents)
+        self.windows = Windows(self.corpus, training, self.weights)
         if check_tokenizer:
             _refuse_other_tokenizer(self.corpus, self.start, revision, tokenizer)
 
@@ -197,6 +201,8 @@ class LanguageTask:
             start = {key: value for key, value in self.loaded.fingerprint.items() if key != "dtype"}
         asked = {"revision": self.revision, "attention": self.attention}
         start |= {key: value for key, value in asked.items() if value is not None}
+        if self.weights is not None:
+            start["weights"] = content_hash(json.dumps(self.weights.tolist()))
         return {
             "task": "language",
             "corpus": self.corpus.fingerprint,
@@ -277,6 +283,7 @@ class LanguageTask:
             "device": self.device,
             "revision": self.revision,
             "attention": self.attention,
+            "weights": None if self.weights is None else self.weights.tolist(),
         }
 
     @classmethod
@@ -292,6 +299,7 @@ class LanguageTask:
             device=spec["device"],
             revision=spec["revision"],
             attention=spec["attention"],
+            weights=spec["weights"],
             check_tokenizer=False,
         )
 

@@ -6,6 +6,7 @@ sites.py       Site, Use                            one weight matrix to attribu
 breakdowns.py  Breakdown, GroupShare                influence by group of documents
 results.py     Hit, Trace, TraceResult, Coverage …  what a user gets back
 fidelity.py    LabResult, Reading, Certificate …    how true scores were found to be
+interventions.py  InterventionResult, Arm …         what a repair did
 """
 
 from whence.interfaces.audits import ContaminationResult, DocumentEvidence, SafetyResult
@@ -21,6 +22,17 @@ from whence.interfaces.fidelity import (
     MethodSummary,
     Reading,
     Truth,
+)
+from whence.interfaces.interventions import (
+    Action,
+    Arm,
+    Effect,
+    InterventionResult,
+    Likeness,
+    Prediction,
+    QuestionChange,
+    Relearning,
+    UnlearningMethod,
 )
 from whence.interfaces.provenance import Extract, Provenance
 from whence.interfaces.queries import EncodedQuery, EncodedText, Query
@@ -39,6 +51,8 @@ from whence.interfaces.results import (
 from whence.interfaces.sites import Site, Use, Vocabulary, Way
 
 __all__ = [
+    "Action",
+    "Arm",
     "Breakdown",
     "Certificate",
     "ContaminationResult",
@@ -46,21 +60,27 @@ __all__ = [
     "Coverage",
     "Document",
     "DocumentEvidence",
+    "Effect",
     "EncodedQuery",
     "EncodedText",
     "Estimate",
     "Extract",
     "GroupShare",
     "Hit",
+    "InterventionResult",
     "Invariance",
     "LabResult",
+    "Likeness",
     "Measure",
     "MethodKind",
     "MethodSummary",
     "Origin",
+    "Prediction",
     "Provenance",
     "Query",
+    "QuestionChange",
     "Reading",
+    "Relearning",
     "RunSummary",
     "SafetyResult",
     "Site",
@@ -71,6 +91,7 @@ __all__ = [
     "Trace",
     "TraceResult",
     "Truth",
+    "UnlearningMethod",
     "Use",
     "Verdict",
     "Vocabulary",

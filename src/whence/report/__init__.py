@@ -24,6 +24,9 @@ lab_words.py        what each measure means, and how its numbers are written
 
 safety_page.py      why a model said what it said
 contamination_page.py   memorised or generalised
+intervention_page.py   what a repair did, held against others
+intervention_files.py  the same on disk, and back
+intervention_terminal.py  the same for the console
 audit_files.py      an audit of answers on disk, and back
 audit_terminal.py   the same for the console
 audit_words.py      how such audits say things
@@ -42,6 +45,8 @@ from whence.report.audit_files import load_contamination, load_safety, save_cont
 from whence.report.audit_terminal import show_contamination, show_safety
 from whence.report.files import load, save
 from whence.report.html import page
+from whence.report.intervention_files import load_intervention, save_intervention
+from whence.report.intervention_terminal import show_intervention
 from whence.report.lab_files import load_lab, save_lab
 from whence.report.lab_terminal import show_certificate, show_lab
 from whence.report.terminal import show
@@ -49,16 +54,19 @@ from whence.report.terminal import show
 __all__ = [
     "load",
     "load_contamination",
+    "load_intervention",
     "load_lab",
     "load_safety",
     "page",
     "save",
     "save_contamination",
+    "save_intervention",
     "save_lab",
     "save_safety",
     "show",
     "show_certificate",
     "show_contamination",
+    "show_intervention",
     "show_lab",
     "show_safety",
 ]

@@ -1,0 +1,133 @@
+"""Which documents an intervention takes, and which it is held against: by influence, BM25, at random, gold.
+
+Axes: Q targets, N documents. Reads scores; trains nothing.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whence.attributor import Attributor
+from whence.attributor.texts import bm25_of, query_text
+from whence.errors import InputError
+from whence.interfaces import EncodedQuery, Query
+
+__all__ = ["at_random", "by_bm25", "first_of_each", "gold_of", "lengths", "names", "numbers_of", "read_ids", "shuffled"]
+
+Array = NDArray[np.float64]
+
+
+def first_of_each(scores: Array, per_target: int, total: int | None = None) -> list[int]:
+    """The documents that rank highest, target by target: all firsts, then all seconds, and so on.
+
+    Args:
+        scores: [Q, N]; documents that score 0 or less are not taken.
+        per_target: Ranks that are read; if `total` is given, as many as it takes.
+        total: Stop with so many documents; None takes the whole union.
+
+    >>> first_of_each(np.array([[3.0, 2.0, 1.0], [9.0, 0.5, 0.0]]), 1)
+    [0]
+    >>> first_of_each(np.array([[3.0, 2.0, 1.0], [9.0, 0.5, 0.0]]), 1, total=2)
+    [0, 1]
+    """
+    order = np.argsort(-scores, axis=1, kind="stable")
+    taken: dict[int, None] = {}
+    for rank in range(scores.shape[1] if total is not None else min(per_target, scores.shape[1])):
+        for target in np.argsort(-scores[np.arange(len(scores)), order[:, rank]], kind="stable"):
+            document = int(order[target, rank])
+            if scores[target, document] > 0 and (total is None or len(taken) < total):
+                taken[document] = None
+        if total is not None and len(taken) >= total:
+            break
+    return sorted(taken)
+
+
+def by_bm25(owner: Attributor, targets: Sequence[EncodedQuery]) -> Array:
+    """BM25 of every document for every target, float64 [Q, N]."""
+    lexical = bm25_of(owner)
+    return np.stack([lexical.scores(query_text(owner, each)) for each in targets]).astype(np.float64)
+
+
+def lengths(owner: Attributor) -> NDArray[np.int64]:
+    """Target tokens of every document, int64 [N]."""
+    corpus = owner.corpus
+    return np.array([int(corpus.document(n).loss_mask.sum()) for n in range(corpus.documents)], dtype=np.int64)
+
+
+def at_random(tokens: NDArray[np.int64], wanted: int, seed: int) -> list[int]:
+    """Documents by lot until they have as many tokens as wanted, as nearly as the last one allows.
+
+    >>> at_random(np.array([5, 5, 5, 5]), 10, 0).__len__()
+    2
+    """
+    order = np.random.default_rng([seed, 11]).permutation(len(tokens))
+    reached = np.cumsum(tokens[order])
+    count = int(np.argmin(np.abs(reached - wanted))) + 1
+    return sorted(order[: min(count, len(tokens) - 1)].tolist())
+
+
+def gold_of(owner: Attributor, targets: Sequence[Query], field: str = "gold") -> list[int]:
+    """Documents that the targets' metadata name under `field`; empty if none does.
+
+    Raises:
+        InputError: A named document is not in the corpus.
+    """
+    wanted = [name for query in targets for name in _ids(query.metadata.get(field))]
+    return numbers_of(owner, wanted, f"the targets' {field!r}") if wanted else []
+
+
+def numbers_of(owner: Attributor, ids: Sequence[str], where: str) -> list[int]:
+    """Numbers of documents by their ids, ascending; an id that several have stands for all of them.
+
+    Raises:
+        InputError: There is no such document.
+    """
+    asked, found = set(ids), dict[str, list[int]]()
+    for number in range(owner.corpus.documents):
+        name = owner.corpus.document(number).id
+        if name in asked:
+            found.setdefault(name, []).append(number)
+    unknown = sorted(asked - set(found))
+    if unknown:
+        raise InputError(
+            f"{len(unknown)} of the documents named by {where} are not in this corpus: {', '.join(unknown[:6])}. Its "
+            f"first is {owner.corpus.document(0).id!r}."
+        )
+    return sorted(number for each in found.values() for number in each)
+
+
+def names(owner: Attributor, documents: Sequence[int]) -> tuple[str, ...]:
+    """Ids of documents."""
+    return tuple(owner.corpus.document(number).id for number in documents)
+
+
+def shuffled(documents: Sequence[int], count: int, seed: int) -> list[int]:
+    """As many documents under a shuffle of all: what a placebo takes instead.
+
+    >>> shuffled([0, 1], 8, 0) == shuffled([1, 0], 8, 0) != [0, 1]
+    True
+    """
+    return sorted(np.random.default_rng([seed, 13]).permutation(count)[list(documents)].tolist())
+
+
+def read_ids(path: Path) -> list[str]:
+    """Ids of documents, one a line.
+
+    Raises:
+        InputError: The file cannot be read or is empty.
+    """
+    try:
+        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--documents {path} cannot be read: {error}; it takes one document id a line.") from error
+    if not found:
+        raise InputError(f"--documents {path} is empty; it takes one document id a line.")
+    return found
+
+
+def _ids(given: object) -> list[str]:
+    if given is None:
+        return []
+    return [str(each) for each in given] if isinstance(given, list | tuple) else [str(given)]

@@ -1,0 +1,141 @@
+"""Take documents, change the data or the model, and say what that did: foretold before, found after, beside controls.
+
+Documents are named by influence (or given, or gold); the same is done to as many that BM25 names, to as many tokens at
+random and to gold documents where they are known. Models are trained again from several seeds and their losses kept in
+a bank; edited models are held against models trained without the documents. Everything that was trained is kept, so
+the same call goes on where it stopped.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import whence
+from whence.attributor import Attributor
+from whence.attributor.certified import certificate_of
+from whence.audits import choosing
+from whence.audits.altering import refuse_unfit
+from whence.audits.effects import agreement, calibration, effects_of, predictions_of
+from whence.audits.forgetting import Forgetting
+from whence.audits.jobs import InterventionOptions, Job
+from whence.errors import InputError
+from whence.fidelity import Start
+from whence.interfaces import Arm, InterventionResult, Query, QuestionChange
+from whence.model import Training
+
+__all__ = ["InterventionOptions", "intervene"]
+
+Array = NDArray[np.float64]
+Report = Callable[[str, int, int], None]
+_PLAIN = InterventionOptions()
+
+
+def intervene(
+    owner: Attributor,
+    targets: Sequence[Query],
+    training: Training,
+    start: Start,
+    folder: Path,
+    options: InterventionOptions = _PLAIN,
+    *,
+    paraphrases: Sequence[Query] = (),
+    utility: Sequence[Query] = (),
+    command: str = "",
+    report: Report | None = None,
+) -> InterventionResult:
+    """Do something about documents, and measure what that changes.
+
+    Args:
+        owner: A run; fitted, and indexed unless `exact`, if that has not been done.
+        targets: What the model said; of a contrast only truth ratios are made.
+        training: How the model was trained.
+        start: Where training starts.
+        folder: Where the edited model goes (``model`` in it).
+        options: See `InterventionOptions`.
+        paraphrases: The targets in other words.
+        utility: What the model should go on to say.
+        command: As typed, for the record.
+        report: Called with (step, done, total).
+
+    Raises:
+        InputError: No document is named, or what is asked for cannot be done on this run.
+        QueryError: A question cannot be encoded.
+    """
+    refuse_unfit(owner)
+    own = not start.scratch and (start.path, start.adapter) == (owner.source.model, owner.source.adapter)
+    if options.action == "unlearn" and own:
+        raise InputError(
+            "unlearning is held against a model that never saw the documents, and the run's own has seen them; give "
+            "--start scratch, or the directory that training started from."
+        )
+    owner.fit(report)
+    job = Job(owner, targets, training, start, folder, options, tuple(paraphrases), tuple(utility), report)
+    if options.action == "unlearn":
+        edits = Forgetting(job)
+        return _result(job, edits.arms(), edits.before, edits.after, command)
+    job.keep_model(job.told())
+    return _result(job, _retrained(job), job.whole, job.without, command)
+
+
+def _retrained(job: Job) -> list[Arm]:
+    """The main arm and its controls, all trained again."""
+    options = job.options
+    arms = [_arm(job, job.by, job.main, job.without, main=True)]
+    if not options.controls or options.action == "add":
+        return arms
+    if options.action == "relabel":
+        arms.append(_arm(job, "removed only", job.main, job.losses(job.altered(job.main), job.seeds)))
+    for by, documents in list(job.named.items())[1:]:
+        arms.append(_arm(job, by, documents, job.losses(job.altered(documents), job.seeds)))
+    return [*arms, _arm(job, "random", job.lots[0], job.at_random())]
+
+
+def _arm(job: Job, by: str, documents: Sequence[int], after: Array, **more: Any) -> Arm:
+    return Arm(
+        by=by,
+        how="retrain",
+        documents=choosing.names(job.owner, documents),
+        tokens=int(choosing.lengths(job.owner)[list(documents)].sum()),
+        seeds=len(after),
+        effects=effects_of(job.probes, job.whole, after),
+        **more,
+    )
+
+
+def _result(job: Job, arms: Sequence[Arm], before: Array, after: Array, command: str) -> InterventionResult:
+    """Everything, from losses [R, P] before and after the main change."""
+    owner, options, probes = job.owner, job.options, job.probes
+    foretold = probes.per_unit("targets", job.foretold)
+    was, now = (probes.per_unit("targets", losses).mean(0) for losses in (before, after))
+    return InterventionResult(
+        command=command,
+        run=str(owner.run.path),
+        model=owner.loaded.name,
+        data=", ".join(owner.config.corpus.data[:8]),
+        action=options.action,
+        method=", ".join(options.methods) if options.action == "unlearn" else "",
+        placebo=options.placebo,
+        training=job.words,
+        documents=owner.corpus.documents,
+        arms=tuple(arms),
+        predictions=predictions_of(probes, job.foretold, calibration(owner, job.scored_by)),
+        agreement=agreement(foretold, now - was),
+        questions=tuple(
+            QuestionChange(
+                id=query.id,
+                prompt=query.query.prompt,
+                completion=query.query.completion or "",
+                predicted=float(foretold[place]),
+                observed=float(now[place] - was[place]),
+                before=float(was[place]),
+            )
+            for place, query in enumerate(probes.targets)
+        ),
+        checkpoint=str(job.folder / "model"),
+        certificate=certificate_of(owner, job.scored_by),
+        settings=job.told(),
+        whence_version=whence.__version__,
+    )

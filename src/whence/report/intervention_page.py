@@ -1,0 +1,276 @@
+"""The page of an intervention: what was done, what it changed, how sure; every arm beside the others."""
+
+from collections.abc import Sequence
+
+from whence.interfaces import Arm, Effect, Estimate, InterventionResult
+from whence.report.audit_frame import Cell, Column, Section, audit_page, figure, interval_words, items, table
+from whence.report.charts import bars, lines, points
+from whence.report.markup import Html, join, tag
+from whence.report.text import count, nats, number, one_line, percent, shorten
+
+__all__ = ["GROUP_WORDS", "arm_words", "intervention_headline", "intervention_page"]
+
+GROUP_WORDS = {
+    "targets": "the targets",
+    "paraphrases": "their paraphrases",
+    "utility": "the utility set",
+    "documents": "the documents taken",
+    "kept": "a sample of kept documents",
+}
+_DONE = {
+    "remove": "left out of training",
+    "down-weight": "weighed less in training",
+    "relabel": "replaced by other rows in training",
+    "add": "trained on beside the others",
+    "unlearn": "unlearned without training again",
+}
+_NOTE = (
+    "A change is that of -log p of a text in nats: above 0 the text became less likely. Intervals are 95 % over texts "
+    "and, from three seeds on, over seeds. Retrained models are held against models trained on everything from the "
+    "same seeds; edited models against the model as it was."
+)
+
+
+def arm_words(arm: Arm) -> str:
+    """What an arm is, in a few words."""
+    whose = {
+        "influence": "documents named by influence",
+        "BM25": "documents named by BM25",
+        "random": "as many tokens at random",
+        "oracle": "gold documents",
+        "given documents": "the documents given",
+        "rows": "the rows given",
+        "removed only": "the same documents, only removed",
+        "nothing": "no edit",
+    }.get(arm.by, arm.by)
+    return f"{whose}: {'trained again' if arm.how == 'retrain' else arm.how}"
+
+
+def intervention_headline(result: InterventionResult) -> list[str]:
+    """What was done, what it changed and how sure that is; a sentence each."""
+    main = result.main
+    names = {"rows": "the rows given", "oracle": "gold"}
+    whose = f"by {names.get(main.by, main.by)}"
+    how = f" ({main.how})" if result.action == "unlearn" else ""
+    if result.action in ("relabel", "add"):
+        what = f"{count(result.settings.get('rows trained on', 0))} rows"
+        done = f"{what} were {'trained on beside the others' if result.action == 'add' else 'put in place of '}"
+        done += "" if result.action == "add" else f"{count(len(main.documents))} documents"
+    else:
+        named = f" named {whose}" if main.by != "given documents" else ""
+        done = (
+            f"{count(len(main.documents))} documents{named} ({count(main.tokens)} tokens) were {_DONE[result.action]}"
+        )
+    start = "PLACEBO, other documents were taken than those named: " if result.placebo else ""
+    return [f"{start}{done}{how}.", _changed(result), _sure(result)]
+
+
+def _changed(result: InterventionResult) -> str:
+    main = result.main
+    target, other = main.effect("targets"), main.effect("utility")
+    if target is None:
+        return ""
+    said = f"The targets' -log p changed by {interval_words(target.change)} nats each"
+    foretold = result.prediction("targets")
+    if foretold is not None:
+        said += f"; foretold by influence: {interval_words(foretold.change)}"
+    control = next((each for each in result.arms if each.by == "random"), None)
+    compared = control.effect("targets") if control is not None else None
+    if compared is not None:
+        said += f"; the same done at random: {interval_words(compared.change)}"
+    if other is not None:
+        said += f". The utility set's loss changed by {_signed(other.relative)}"
+    return f"{said}."
+
+
+def _sure(result: InterventionResult) -> str:
+    main = result.main
+    effect = main.effect("targets")
+    if effect is None:
+        return ""
+    models = f"{main.seeds} model{'s' if main.seeds > 1 else ''} and {effect.texts} targets"
+    real = effect.change.low > 0 or effect.change.high < 0
+    said = f"Over {models} that is {'more than chance' if real else 'not told apart from no change'}"
+    alike = next(iter(main.likeness), None)
+    if alike is not None:
+        verdict = "cannot be told from" if alike.p > 0.05 else "is unlike"
+        said += (
+            f"; by its {alike.of} the edited model {verdict} models that never saw the documents (Kolmogorov-Smirnov "
+            f"p = {number(alike.p, 2)}, {alike.texts} texts)"
+        )
+    return f"{said}."
+
+
+def _signed(share: float) -> str:
+    return f"{'+' if share >= 0 else '−'}{percent(abs(share))}"
+
+
+def intervention_page(result: InterventionResult) -> str:
+    """The whole page as HTML."""
+    main = result.main
+    facts = [
+        ("Model", shorten(result.model, 80, "both")),
+        ("Training data", shorten(result.data, 120, "both")),
+        ("Documents", count(result.documents)),
+        ("Taken", count(len(main.documents))),
+        ("Trained again", result.training),
+    ]
+    return audit_page(
+        title="whence: does it help?",
+        question="What if these documents had not been there?"
+        if result.action in ("remove", "unlearn", "down-weight")
+        else "What if the data had been otherwise?",
+        headline=join(tag("p", line) for line in intervention_headline(result) if line),
+        facts=facts,
+        sections=[
+            Section("effects", "What it changed", _effects(result)),
+            Section("foretold", "Foretold and found", _foretold(result)),
+            Section("alike", "Like a model that never saw them?", _alike(result.arms)),
+            Section("relearning", "Learning it again", _relearning(result.arms)),
+            Section("targets", "Target by target", _questions(result)),
+            Section("documents", "Documents taken", _documents(result.arms)),
+            Section("model", "The edited model", _checkpoint(result)),
+        ],
+        settings={**({"command": result.command} if result.command else {}), "run": result.run, **result.settings},
+        version=result.whence_version,
+        certificate=result.certificate,
+        note=_NOTE,
+    )
+
+
+def _effects(result: InterventionResult) -> Html:
+    groups = [group for group in GROUP_WORDS if any(arm.effect(group) for arm in result.arms)]
+    charts = []
+    for group in [name for name in groups if name in ("targets", "paraphrases", "utility")]:
+        rows = [
+            {"arm": _short(arm), "change": e.change.value, "low": e.change.low, "high": e.change.high}
+            for arm in result.arms if (e := arm.effect(group)) is not None
+        ]  # fmt: skip
+        title = f"Change of {GROUP_WORDS[group]}"
+        drawn = bars(
+            rows, x="change", y="arm", low="low", high="high", title=title, unit="change of −log p, nats per text",
+            prefix=f"effect-{group}",
+        )  # fmt: skip
+        charts.append(figure(drawn, title))
+    columns = [Column("Arm"), Column("Documents", "number"), Column("Tokens", "number"), Column("Models", "number")]
+    for group in groups:
+        words = GROUP_WORDS[group].removeprefix("the ").removeprefix("a ")
+        columns.append(Column(f"{words[0].upper()}{words[1:]}", "number", hint="change of -log p, nats per text"))
+    columns.append(Column("Utility loss", "number", hint="relative change of the loss per token"))
+    cells = [_row(arm, groups) for arm in result.arms]
+    return join([tag("div", *charts, cls="charts"), table(columns, cells)])
+
+
+def _short(arm: Arm) -> str:
+    return f"{arm.by}, {arm.how}"
+
+
+def _row(arm: Arm, groups: Sequence[str]) -> list[Cell]:
+    name = tag("b", arm_words(arm)) if arm.main else arm_words(arm)
+    cells: list[Cell] = [name, len(arm.documents), arm.tokens, arm.seeds]
+    cells += [_change(arm.effect(group)) for group in groups]
+    utility = arm.effect("utility")
+    return [*cells, None if utility is None else _signed(utility.relative)]
+
+
+def _change(effect: Effect | None) -> str | None:
+    return None if effect is None else _between(effect.change)
+
+
+def _between(value: Estimate) -> str:
+    return f"{nats(value.value)} ({nats(value.low)} to {nats(value.high)})"
+
+
+def _foretold(result: InterventionResult) -> Html:
+    columns = [Column("Group"), Column("Foretold, nats", "number"), Column("Found, nats", "number"), Column("Rests on")]
+    rows: list[list[Cell]] = [
+        [GROUP_WORDS[each.group], _between(each.change), _change(result.main.effect(each.group)), each.basis]
+        for each in result.predictions
+    ]
+    parts = [table(columns, rows)]
+    if result.agreement is not None:
+        said = f"Over targets, foretold and found agree with Spearman's {interval_words(result.agreement)}."
+        parts.insert(0, tag("p", said))
+        marks = [{"foretold": each.predicted, "found": each.observed} for each in result.questions]
+        drawn = points(
+            marks, x="foretold", y="found", title="Foretold and found", x_title="foretold change, nats",
+            y_title="found change, nats", prefix="foretold",
+        )  # fmt: skip
+        parts.append(figure(drawn, "Foretold and found", "Each mark is a target."))
+    return join(parts)
+
+
+def _alike(arms: Sequence[Arm]) -> Html:
+    rows: list[list[Cell]] = [
+        [arm_words(arm), each.of, each.texts, each.statistic, each.p, each.least]
+        for arm in arms
+        for each in arm.likeness
+    ]
+    if not rows:
+        return Html("")
+    columns = [
+        Column("Arm"), Column("Compared by"), Column("Texts", "number"), Column("KS statistic", "number"),
+        Column("p, median of seeds", "number", 2, hint="TOFU's forget quality"), Column("p, least", "number", 2),
+    ]  # fmt: skip
+    said = (
+        "A two-sample Kolmogorov-Smirnov test against the models trained without the documents. Above 0.05 so many "
+        "texts cannot tell the two apart, which few texts never can; the row of models trained again compares them "
+        "with each other and says what is possible."
+    )
+    return join([tag("p", said), table(columns, rows)])
+
+
+def _relearning(arms: Sequence[Arm]) -> Html:
+    shown = [(arm, arm.relearning) for arm in arms if arm.relearning is not None]
+    if not shown:
+        return Html("")
+    rows = [
+        {"arm": _short(arm), "step": step, "loss": loss}
+        for arm, found in shown
+        for step, loss in enumerate(found.losses)
+    ]
+    drawn = lines(
+        rows, x="step", y="loss", color="arm", title="Training on the forgotten documents again",
+        x_title="steps", y_title="their loss, nats per token", prefix="relearning",
+    )  # fmt: skip
+    columns = [
+        Column("Arm"), Column("Loss before", "number"), Column("Lowest loss", "number"),
+        Column("Steps to half-way", "number", hint="between trained without them and as it was; none if never"),
+    ]  # fmt: skip
+    cells: list[list[Cell]] = [[arm_words(arm), each.losses[0], each.lowest, each.steps] for arm, each in shown]
+    said = "What was only hidden comes back in fewer steps than it takes the model that never saw the documents."
+    return join([tag("p", said), figure(drawn, "Learning it again"), table(columns, cells)])
+
+
+def _questions(result: InterventionResult) -> Html:
+    columns = [
+        Column("Target", wide=True), Column("−log p before", "number"), Column("Foretold", "number"),
+        Column("Found", "number"),
+    ]  # fmt: skip
+    rows: list[list[Cell]] = [
+        [
+            join([tag("b", shorten(one_line(each.prompt), 160)), " ", shorten(one_line(each.completion), 200)]),
+            each.before, each.predicted, each.observed,
+        ]
+        for each in result.questions
+    ]  # fmt: skip
+    return table(columns, rows, "questions")
+
+
+def _documents(arms: Sequence[Arm]) -> Html:
+    entries, seen = [], set()
+    for arm in arms:
+        if arm.by in seen or not arm.documents:
+            continue
+        seen.add(arm.by)
+        ids = tag("ul", *[tag("li", shorten(one_line(name), 120, "both"), dir="auto") for name in arm.documents])
+        line = join([tag("b", arm.by), f" {count(len(arm.documents))} documents, {count(arm.tokens)} tokens"])
+        entries.append((f"by-{len(seen)}", line, ids))
+    return items(entries, "taken")
+
+
+def _checkpoint(result: InterventionResult) -> Html:
+    if not result.checkpoint:
+        return Html("")
+    said = "An ordinary checkpoint of transformers with its tokenizer; provenance.json beside it says what was done: "
+    return tag("p", said, tag("code", result.checkpoint))
