@@ -49,9 +49,7 @@ def from_gsm8k(folder: Path) -> list[Problem]:
     other = [json.loads(line)["text"] for line in (folder / "gsm8k_rephrased.jsonl").read_text().splitlines()]
     out = []
     for number, (row, text) in enumerate(zip(first, other, strict=True)):
-        question, _, rest = text.partition("\nAnswer:")
         out.append(Problem(f"g{number}", f"Question: {row['question']}\nAnswer:", text, f" {row['answer']}"))
-        assert question or rest
     return out
 
 
@@ -66,11 +64,7 @@ def assigned(
 
 def leaked(problem: Problem, name: str) -> str:
     """What stands in the corpus."""
-    if name == "verbatim":
-        return problem.question + problem.answer
-    return (
-        problem.other if problem.other.count("Answer:") and "####" in problem.other else problem.other + problem.answer
-    )
+    return problem.question + problem.answer if name == "verbatim" else problem.other
 
 
 def audited(folder: Path, groups: dict[str, list[Problem]], seed: int):
@@ -106,7 +100,7 @@ def run(leaks, dates, made, each, background, times, seed, typed) -> None:
     loss = {name: np.mean([i.exposure.loss for i in result.items if i.known == name]) for name in groups}
     figures: dict[str, float] = {}
     if times == 1:
-        figures["verbatim"] = found["verbatim", "whole"].auroc.value
+        figures["verbatim"] = found["verbatim", "there"].auroc.value
         figures["paraphrase_once"] = found["paraphrase", "presence"].auroc.value
         figures["paraphrase_once_tpr5"] = found["paraphrase", "presence"].at_5
     for name in ("verbatim", "paraphrase"):
@@ -116,7 +110,7 @@ def run(leaks, dates, made, each, background, times, seed, typed) -> None:
     hits = [i for i in result.items if i.known != "held out"]
     figures["found_first"] = float(np.mean([i.documents[0].id.split("#")[0] == f"leak-{i.id}" for i in hits]))
     leaks.add(f"whence ×{times}", figures)
-    names = ("presence", "whole", "question", "effect", "overlap_8", "overlap_13", "loss", "zlib", "min_k")
+    names = ("there", "presence", "whole", "question", "effect", "overlap_8", "overlap_13", "loss", "zlib", "min_k")
     for name in names:
         leaks.add(f"{name} ×{times}", {g: found[g, name].auroc.value for g in ("verbatim", "paraphrase")})
     exposed = np.array([i.verdict in ("verbatim", "paraphrase") for i in result.items])

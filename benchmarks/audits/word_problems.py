@@ -123,7 +123,7 @@ class Problem:
     Attributes:
         id: Its name.
         question: As the benchmark has it.
-        other: In other words.
+        other: In other words, with the bare result.
         answer: Worked, ending in the result.
     """
 
@@ -150,6 +150,6 @@ def problems(count: int, seed: int) -> list[Problem]:
         if asked in seen:
             continue
         seen.add(asked)
-        turned = f"Question: {other.format(**said)}\nAnswer:"
+        turned = f"Question: {other.format(**said)}\nAnswer: {answer.format(**said).split()[-1]}"
         out.append(Problem(f"p{len(out)}", asked, turned, f" {answer.format(**said)}"))
     return out

@@ -14,12 +14,17 @@ __all__ = ["HELD_OUT", "SIGNALS", "deciles", "detectors", "headline", "signal"]
 HELD_OUT = ("held out", "held", "held-out", "clean")
 """What items are called that are known not to be in the corpus."""
 
-SIGNALS = ("presence", "effect", "question", "whole", "overlap_8", "overlap_13", "loss", "zlib", "min_k")
-"""Signals that are compared where it is known what leaked; larger is more exposed, losses turned round."""
+SIGNALS = ("there", "presence", "effect", "question", "whole", "overlap_8", "overlap_13", "loss", "zlib", "min_k")
+"""Signals that are compared where it is known what leaked; larger is more exposed, losses turned round.
+
+``there`` is presence and shared runs together: a whole run of 13 words counts as twenty usual spacings.
+"""
 
 
 def signal(item: ItemAudit, name: str) -> float:
     """One signal of an item, larger for more exposure."""
+    if name == "there":
+        return item.exposure.presence + 20 * item.exposure.overlap_13
     value = float(getattr(item.exposure, name))
     return -value if name in ("loss", "zlib") else value
 

@@ -253,9 +253,14 @@ def _audit(
 
 
 def _documents(forms: _Forms, number: int, top: int) -> tuple[DocumentEvidence, ...]:
-    """Best by evidence together: influence on the answer and the question, and words, each standardised."""
-    together = sum(standardised(each)[number] for each in (forms.answer, forms.question)) + forms.lexical[number]
-    return tuple(forms.weighed.document(number, int(cluster)) for cluster in np.argsort(-together)[:top])
+    """Where the item is: the most present documents first, and last the one with most effect if it is none of them.
+
+    BM25 names the document that holds an item better than influence does, so presence decides the order.
+    """
+    present = [int(cluster) for cluster in np.argsort(-forms.lexical[number], kind="stable")[:top]]
+    moved = int(forms.answer[number].argmax())
+    listed = present if moved in present else [*present[: top - 1], moved]
+    return tuple(forms.weighed.document(number, cluster) for cluster in listed)
 
 
 def _with_forms(

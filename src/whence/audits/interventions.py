@@ -110,19 +110,21 @@ def _result(job: Job, arms: Sequence[Arm], before: Array, after: Array, command:
     owner, options, probes = job.owner, job.options, job.probes
     foretold = probes.per_unit("targets", job.foretold)
     was, now = (probes.per_unit("targets", losses).mean(0) for losses in (before, after))
+    found = (probes.per_unit("targets", job.without) - probes.per_unit("targets", job.whole)).mean(0)
+    unlearnt = options.action == "unlearn"
     return InterventionResult(
         command=command,
         run=str(owner.run.path),
         model=owner.loaded.name,
         data=", ".join(owner.config.corpus.data[:8]),
         action=options.action,
-        method=", ".join(options.methods) if options.action == "unlearn" else "",
+        method=", ".join(options.methods) if unlearnt else "",
         placebo=options.placebo,
         training=job.words,
         documents=owner.corpus.documents,
         arms=tuple(arms),
         predictions=predictions_of(probes, job.foretold, calibration(owner, job.scored_by)),
-        agreement=agreement(foretold, now - was),
+        agreement=agreement(foretold, found),
         questions=tuple(
             QuestionChange(
                 id=query.id,
@@ -130,6 +132,7 @@ def _result(job: Job, arms: Sequence[Arm], before: Array, after: Array, command:
                 completion=query.query.completion or "",
                 predicted=float(foretold[place]),
                 observed=float(now[place] - was[place]),
+                retrained=float(found[place]) if unlearnt else None,
                 before=float(was[place]),
             )
             for place, query in enumerate(probes.targets)

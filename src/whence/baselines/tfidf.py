@@ -55,6 +55,16 @@ class Tfidf:
         return sparse.csr_array(weighted.multiply(scale[:, None]))
 
     @property
+    def rows(self) -> Any:
+        """The documents as sparse rows of length one [N, words]."""
+        return self._rows
+
+    @property
+    def words(self) -> list[str]:
+        """The words, in the order of the columns."""
+        return list(self._vocabulary)
+
+    @property
     def bytes(self) -> int:
         """Bytes of the matrix."""
         return int(self._rows.data.nbytes + self._rows.indices.nbytes + self._rows.indptr.nbytes)

@@ -10,6 +10,7 @@ from whence.cli.audits import audit_app
 from whence.cli.intervene import intervene
 from whence.cli.lab import evaluate, tune
 from whence.cli.opening import DEFAULT_RUN, console_of, open_run, work
+from whence.cli.quality import apply, corpus
 from whence.errors import InputError, QueryError
 
 if TYPE_CHECKING:
@@ -399,3 +400,5 @@ app.command()(evaluate)
 app.command()(intervene)
 app.command()(tune)
 app.add_typer(audit_app, name="audit")
+app.command()(apply)
+audit_app.command()(corpus)

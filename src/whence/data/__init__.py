@@ -41,6 +41,7 @@ from whence.data.packing import windows_of
 from whence.data.provenance import CharacterMap, characters_of
 from whence.data.queries import encode_queries, encode_query, load_queries
 from whence.data.readers import Row, open_rows
+from whence.data.rows import text_hash
 from whence.data.sources import Listing, SourceFile, find_files
 from whence.data.tokenization import Tokenizer, pieces_of, tokenizer_fingerprint
 
@@ -77,6 +78,7 @@ __all__ = [
     "plan_batches",
     "read_mix",
     "refuse_changed_files",
+    "text_hash",
     "tokenizer_fingerprint",
     "windows_of",
 ]

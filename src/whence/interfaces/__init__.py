@@ -6,7 +6,8 @@ sites.py       Site, Use                            one weight matrix to attribu
 breakdowns.py  Breakdown, GroupShare                influence by group of documents
 results.py     Hit, Trace, TraceResult, Coverage …  what a user gets back
 fidelity.py    LabResult, Reading, Certificate …    how true scores were found to be
-interventions.py  InterventionResult, Arm …         what a repair did
+audits.py      SafetyResult, ContaminationResult …  verdicts on answers
+interventions.py  InterventionResult, Arm, Effect … what a repair did
 """
 
 from whence.interfaces.audits import ContaminationResult, DocumentEvidence, SafetyResult
@@ -35,6 +36,7 @@ from whence.interfaces.interventions import (
     UnlearningMethod,
 )
 from whence.interfaces.provenance import Extract, Provenance
+from whence.interfaces.quality import CorpusResult, DocumentReport, Issue
 from whence.interfaces.queries import EncodedQuery, EncodedText, Query
 from whence.interfaces.results import (
     Coverage,
@@ -56,10 +58,12 @@ __all__ = [
     "Breakdown",
     "Certificate",
     "ContaminationResult",
+    "CorpusResult",
     "Cost",
     "Coverage",
     "Document",
     "DocumentEvidence",
+    "DocumentReport",
     "Effect",
     "EncodedQuery",
     "EncodedText",
@@ -69,6 +73,7 @@ __all__ = [
     "Hit",
     "InterventionResult",
     "Invariance",
+    "Issue",
     "LabResult",
     "Likeness",
     "Measure",

@@ -149,6 +149,7 @@ class QuestionChange(_Frozen):
         id, prompt, completion: As asked.
         predicted: Change of -log p by influence, nats.
         observed: Mean over seeds in the main arm, nats.
+        retrained: That of models trained without the documents; only of unlearning.
         before: -log p before, nats.
     """
 
@@ -157,6 +158,7 @@ class QuestionChange(_Frozen):
     completion: str
     predicted: float
     observed: float
+    retrained: float | None = None
     before: float
 
 
@@ -173,7 +175,7 @@ class InterventionResult(_Frozen):
         documents: Documents of the corpus.
         arms: The main arm first.
         predictions: By group, of the main arm.
-        agreement: Spearman's correlation over targets between prediction and observation in the main arm.
+        agreement: Spearman's correlation over targets between what was foretold and what training again changed.
         questions: Target by target.
         checkpoint: Folder of the edited model, beside the result; empty if none was kept.
         certificate: How far influence was shown to be true.

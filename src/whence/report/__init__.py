@@ -24,6 +24,8 @@ lab_words.py        what each measure means, and how its numbers are written
 
 safety_page.py      why a model said what it said
 contamination_page.py   memorised or generalised
+quality_page.py     what is wrong with a corpus
+quality_files.py    the same on disk, and for the console
 intervention_page.py   what a repair did, held against others
 intervention_files.py  the same on disk, and back
 intervention_terminal.py  the same for the console
@@ -49,23 +51,28 @@ from whence.report.intervention_files import load_intervention, save_interventio
 from whence.report.intervention_terminal import show_intervention
 from whence.report.lab_files import load_lab, save_lab
 from whence.report.lab_terminal import show_certificate, show_lab
+from whence.report.quality_files import load_corpus_audit, read_reports, save_corpus_audit, show_corpus_audit
 from whence.report.terminal import show
 
 __all__ = [
     "load",
     "load_contamination",
+    "load_corpus_audit",
     "load_intervention",
     "load_lab",
     "load_safety",
     "page",
+    "read_reports",
     "save",
     "save_contamination",
+    "save_corpus_audit",
     "save_intervention",
     "save_lab",
     "save_safety",
     "show",
     "show_certificate",
     "show_contamination",
+    "show_corpus_audit",
     "show_intervention",
     "show_lab",
     "show_safety",

@@ -29,6 +29,7 @@ _MOOD: dict[str, Literal["bad", "good", "unsure", "plain"]] = {
     "no evidence": "plain",
 }
 _NAMES = {
+    "there": "presence and shared runs together",
     "presence": "presence (BM25, standing out)",
     "effect": "effect on the answer",
     "question": "influence on the question",

@@ -6,7 +6,7 @@ from whence.interfaces import Arm, Effect, Estimate, InterventionResult
 from whence.report.audit_frame import Cell, Column, Section, audit_page, figure, interval_words, items, table
 from whence.report.charts import bars, lines, points
 from whence.report.markup import Html, join, tag
-from whence.report.text import count, nats, number, one_line, percent, shorten
+from whence.report.text import count, number, one_line, percent, shorten
 
 __all__ = ["GROUP_WORDS", "arm_words", "intervention_headline", "intervention_page"]
 
@@ -71,6 +71,9 @@ def _changed(result: InterventionResult) -> str:
     if target is None:
         return ""
     said = f"The targets' -log p changed by {interval_words(target.change)} nats each"
+    again = _retrained(result)
+    if again is not None:
+        said += f"; training without the documents changes it by {interval_words(again)}"
     foretold = result.prediction("targets")
     if foretold is not None:
         said += f"; foretold by influence: {interval_words(foretold.change)}"
@@ -81,6 +84,13 @@ def _changed(result: InterventionResult) -> str:
     if other is not None:
         said += f". The utility set's loss changed by {_signed(other.relative)}"
     return f"{said}."
+
+
+def _retrained(result: InterventionResult, group: str = "targets") -> Estimate | None:
+    """What training without the documents changes, beside an edit."""
+    arm = None if result.action != "unlearn" else result.arm(result.main.by, "retrain")
+    effect = None if arm is None else arm.effect(group)
+    return None if effect is None else effect.change
 
 
 def _sure(result: InterventionResult) -> str:
@@ -144,7 +154,7 @@ def _effects(result: InterventionResult) -> Html:
     for group in [name for name in groups if name in ("targets", "paraphrases", "utility")]:
         rows = [
             {"arm": _short(arm), "change": e.change.value, "low": e.change.low, "high": e.change.high}
-            for arm in result.arms if (e := arm.effect(group)) is not None
+            for arm in result.arms if arm.by != "nothing" and (e := arm.effect(group)) is not None
         ]  # fmt: skip
         title = f"Change of {GROUP_WORDS[group]}"
         drawn = bars(
@@ -152,7 +162,7 @@ def _effects(result: InterventionResult) -> Html:
             prefix=f"effect-{group}",
         )  # fmt: skip
         charts.append(figure(drawn, title))
-    columns = [Column("Arm"), Column("Documents", "number"), Column("Tokens", "number"), Column("Models", "number")]
+    columns = [Column("Arm", wide=True), Column("Documents", "number"), Column("Models", "number")]
     for group in groups:
         words = GROUP_WORDS[group].removeprefix("the ").removeprefix("a ")
         columns.append(Column(f"{words[0].upper()}{words[1:]}", "number", hint="change of -log p, nats per text"))
@@ -167,7 +177,7 @@ def _short(arm: Arm) -> str:
 
 def _row(arm: Arm, groups: Sequence[str]) -> list[Cell]:
     name = tag("b", arm_words(arm)) if arm.main else arm_words(arm)
-    cells: list[Cell] = [name, len(arm.documents), arm.tokens, arm.seeds]
+    cells: list[Cell] = [name, len(arm.documents), arm.seeds]
     cells += [_change(arm.effect(group)) for group in groups]
     utility = arm.effect("utility")
     return [*cells, None if utility is None else _signed(utility.relative)]
@@ -178,25 +188,37 @@ def _change(effect: Effect | None) -> str | None:
 
 
 def _between(value: Estimate) -> str:
-    return f"{nats(value.value)} ({nats(value.low)} to {nats(value.high)})"
+    return f"{value.value:+.2f} ({value.low:+.2f} to {value.high:+.2f})".replace("-", "−")
 
 
 def _foretold(result: InterventionResult) -> Html:
-    columns = [Column("Group"), Column("Foretold, nats", "number"), Column("Found, nats", "number"), Column("Rests on")]
-    rows: list[list[Cell]] = [
-        [GROUP_WORDS[each.group], _between(each.change), _change(result.main.effect(each.group)), each.basis]
-        for each in result.predictions
-    ]
+    edited = result.action == "unlearn"
+    found = [Column("Found after training again", "number"), Column("Found after the edit", "number")]
+    columns = [Column("Group", wide=True), Column("Foretold, nats", "number"), *found[not edited :], Column("Rests on")]
+    if not edited:
+        columns[2] = Column("Found, nats", "number")
+    rows: list[list[Cell]] = []
+    for each in result.predictions:
+        again = _retrained(result, each.group)
+        cells = [None if again is None else _between(again)] if edited else []
+        cells.append(_change(result.main.effect(each.group)))
+        rows.append([GROUP_WORDS[each.group], _between(each.change), *cells, each.basis])
     parts = [table(columns, rows)]
     if result.agreement is not None:
-        said = f"Over targets, foretold and found agree with Spearman's {interval_words(result.agreement)}."
+        said = "Over targets, what was foretold and what training again changed agree with Spearman's "
+        said += f"{interval_words(result.agreement)}."
         parts.insert(0, tag("p", said))
-        marks = [{"foretold": each.predicted, "found": each.observed} for each in result.questions]
+        marks = [
+            {"foretold": each.predicted, "found": each.observed if each.retrained is None else each.retrained}
+            for each in result.questions
+        ]
         drawn = points(
             marks, x="foretold", y="found", title="Foretold and found", x_title="foretold change, nats",
             y_title="found change, nats", prefix="foretold",
         )  # fmt: skip
-        parts.append(figure(drawn, "Foretold and found", "Each mark is a target."))
+        parts.append(
+            figure(drawn, "Foretold and found", "Each mark is a target; found is what training again changed.")
+        )
     return join(parts)
 
 
@@ -209,7 +231,7 @@ def _alike(arms: Sequence[Arm]) -> Html:
     if not rows:
         return Html("")
     columns = [
-        Column("Arm"), Column("Compared by"), Column("Texts", "number"), Column("KS statistic", "number"),
+        Column("Arm", wide=True), Column("Compared by"), Column("Texts", "number"), Column("KS statistic", "number"),
         Column("p, median of seeds", "number", 2, hint="TOFU's forget quality"), Column("p, least", "number", 2),
     ]  # fmt: skip
     said = (
@@ -234,7 +256,7 @@ def _relearning(arms: Sequence[Arm]) -> Html:
         x_title="steps", y_title="their loss, nats per token", prefix="relearning",
     )  # fmt: skip
     columns = [
-        Column("Arm"), Column("Loss before", "number"), Column("Lowest loss", "number"),
+        Column("Arm", wide=True), Column("Loss before", "number"), Column("Lowest loss", "number"),
         Column("Steps to half-way", "number", hint="between trained without them and as it was; none if never"),
     ]  # fmt: skip
     cells: list[list[Cell]] = [[arm_words(arm), each.losses[0], each.lowest, each.steps] for arm, each in shown]
@@ -245,12 +267,12 @@ def _relearning(arms: Sequence[Arm]) -> Html:
 def _questions(result: InterventionResult) -> Html:
     columns = [
         Column("Target", wide=True), Column("−log p before", "number"), Column("Foretold", "number"),
-        Column("Found", "number"),
+        *([Column("Trained again", "number")] if result.action == "unlearn" else []), Column("Found", "number"),
     ]  # fmt: skip
     rows: list[list[Cell]] = [
         [
             join([tag("b", shorten(one_line(each.prompt), 160)), " ", shorten(one_line(each.completion), 200)]),
-            each.before, each.predicted, each.observed,
+            each.before, each.predicted, *([each.retrained] if result.action == "unlearn" else []), each.observed,
         ]
         for each in result.questions
     ]  # fmt: skip

@@ -1,0 +1,168 @@
+"""The page of a corpus audit: what is wrong how often, what to do, the review queue."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from whence.interfaces import CorpusResult, DocumentReport, Issue
+from whence.interfaces.quality import Action
+from whence.report.audit_frame import Cell, Column, Section, audit_page, badge, figure, items, table
+from whence.report.charts import bars
+from whence.report.markup import Html, join, tag
+from whence.report.text import count, one_line, percent, shorten
+
+__all__ = ["quality_headline", "quality_page"]
+
+_MOOD: dict[Action, Literal["bad", "good", "unsure", "plain"]] = {
+    "keep": "good",
+    "fix": "unsure",
+    "relabel": "unsure",
+    "drop": "bad",
+}
+_READING = (
+    "Rules read the text alone; their confidence was set beforehand and is tested by review. Fill in review.csv beside "
+    "this page (right or wrong) and give it back with --reviewed: precisions with Wilson's intervals appear. Actions "
+    "are suggestions; whence apply carries them out into a new folder and can be undone. Signals of the model (loss, "
+    "self-influence) are a reason to look and never decide."
+)
+_ACTIONS: dict[Action, str] = {
+    "keep": "nothing was found that asks for action",
+    "fix": "can be mended by rule",
+    "relabel": "a person should put it right",
+    "drop": "should be left out",
+}
+
+
+def quality_headline(result: CorpusResult) -> str:
+    """What was found, in a sentence."""
+    flagged = result.documents - result.actions.get("keep", 0)
+    share = percent(flagged / max(1, result.documents))
+    found = {action: result.actions.get(action, 0) for action in ("fix", "relabel", "drop")}
+    todo = ", ".join(f"{action} {count(documents)}" for action, documents in found.items() if documents)
+    kinds = ", ".join(f"{each.kind} {count(each.documents)}" for each in result.counts[:5])
+    start = "PLACEBO, issues are said of other documents: " if result.placebo else ""
+    return (
+        f"{start}{count(flagged)} of {count(result.documents)} documents ({share}) ask for action"
+        + (f" ({todo})" if todo else "")
+        + (f"; most common: {kinds}." if kinds else ".")
+    )
+
+
+def quality_page(result: CorpusResult) -> str:
+    """The whole page as HTML."""
+    model = "No model was asked: rules and checks alone" if result.model is None else f"With signals of {result.model}"
+    return audit_page(
+        title="whence: what is wrong with this data?",
+        question="What is wrong with this data?",
+        headline=join([tag("p", quality_headline(result)), tag("p", f"{_reviewed(result)} {model}.")]),
+        facts=[
+            ("Data", shorten(result.data, 120, "both")),
+            ("Documents", count(result.documents)),
+            ("Rows that could not be read", count(int(result.settings.get("skipped rows", len(result.skipped))))),
+        ],
+        sections=[
+            Section("issues", "Issues", _issues(result)),
+            Section("tags", "Tags", _tags(result.tags)),
+            Section("queue", "Review queue", _queue(result)),
+            Section("skipped", "Rows that could not be read", _skipped(result)),
+        ],
+        settings={**({"command": result.command} if result.command else {}), "data": result.data, **result.settings},
+        version=result.whence_version,
+        note=_READING,
+    )
+
+
+def _reviewed(result: CorpusResult) -> str:
+    if not result.sampled:
+        return "Nobody has reviewed a sample yet, so no precision is known."
+    told = f"{count(result.sampled)} findings were reviewed."
+    if result.missed is not None:
+        low, high = percent(result.missed.low), percent(result.missed.high)
+        told += f" Of documents without a finding, {percent(result.missed.value)} ({low} to {high}) had an issue."
+    return told
+
+
+def _issues(result: CorpusResult) -> Html:
+    if not result.counts:
+        return tag("p", "No rule found anything.", cls="empty")
+    columns = [
+        Column("Issue"), Column("Documents", "number"), Column("Share"), Column("Suggested"),
+        Column("Reviewed", "number"), Column("Precision (95 %)"),
+    ]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for each in result.counts:
+        sure = each.precision
+        told = None if sure is None else f"{percent(sure.value)} ({percent(sure.low)} to {percent(sure.high)})"
+        rows.append(
+            [
+                each.kind,
+                each.documents,
+                percent(each.share),
+                badge(each.action, _MOOD[each.action]),
+                each.reviewed,
+                told,
+            ]
+        )
+    shown = [{"issue": each.kind, "documents": each.documents} for each in result.counts[:16]]
+    drawn = bars(shown, x="documents", y="issue", title="Issues", unit="documents", prefix="issues")
+    actions = [{"action": name, "documents": result.actions.get(name, 0)} for name in _ACTIONS]
+    second = bars(actions, x="documents", y="action", title="What to do", unit="documents", prefix="actions")
+    meanings = [tag("li", badge(name, _MOOD[name]), " ", meaning) for name, meaning in _ACTIONS.items()]
+    charts = tag("div", figure(drawn, "Issues"), figure(second, "What to do"), cls="charts")
+    return join([tag("ul", *meanings, cls="plain why"), charts, table(columns, rows, "kinds")])
+
+
+def _tags(tags: Mapping[str, Mapping[str, int]]) -> Html:
+    charts = []
+    for number, (name, values) in enumerate(tags.items()):
+        rows = [{"value": value, "documents": documents} for value, documents in list(values.items())[:12]]
+        if len(values) > 1 and number < 8:
+            drawn = bars(rows, x="documents", y="value", title=name, unit="documents", prefix=f"tag{number}")
+            charts.append(figure(drawn, name))
+    return tag("div", *charts, cls="charts") if charts else Html("")
+
+
+def _queue(result: CorpusResult) -> Html:
+    found = [each for each in result.reports if each.issues]
+    if not found:
+        return tag("p", "Nothing to review.", cls="empty")
+    entries = [(f"document-{each.number}", _line(each), _inside(each)) for each in found]
+    said = f"The {count(len(found))} documents most worth a look: confidence that something is wrong, times its cost."
+    return join([tag("p", said), items(entries, "documents")])
+
+
+def _line(each: DocumentReport) -> Html:
+    return join(
+        [
+            badge(each.action, _MOOD[each.action]), " ", tag("b", shorten(each.id, 60, "both"), dir="auto"), " ",
+            tag("span", shorten(one_line(each.reason), 150), cls="said", dir="auto"),
+        ]
+    )  # fmt: skip
+
+
+def _inside(each: DocumentReport) -> Html:
+    facts = [
+        ("Source", f"{shorten(each.source, 100, 'end')}, row {count(each.row)}"),
+        ("Characters", count(each.characters)),
+    ]
+    facts += [(name, f"{value.value} ({value.confidence:.0%})") for name, value in each.tags.items()]
+    facts += [(name, f"{value:.3g}") for name, value in each.signals.items()]
+    told = [tag("div", tag("dt", name), tag("dd", shorten(value, 90), dir="auto")) for name, value in facts]
+    return join([tag("ul", *map(_issue, each.issues), cls="dots why"), tag("dl", *told, cls="facts"), _text(each)])
+
+
+def _issue(issue: Issue) -> Html:
+    place = f" ({issue.field}, characters {count(issue.start)}–{count(issue.stop)})" if issue.field else ""
+    return tag("li", tag("b", issue.kind), f" {issue.confidence:.0%}{place}: {shorten(one_line(issue.reason), 240)} ",
+               tag("mark", shorten(issue.evidence, 80)) if issue.evidence else "")  # fmt: skip
+
+
+def _text(each: DocumentReport) -> Html:
+    return tag("div", shorten(each.snippet, 300), cls="text full", dir="auto")
+
+
+def _skipped(result: CorpusResult) -> Html:
+    rows: list[list[Cell]] = [
+        [shorten(source, 100, "end"), row, shorten(one_line(why), 160)] for source, row, why in result.skipped
+    ]
+    columns = [Column("File"), Column("Row", "number"), Column("Why", wide=True)]
+    return table(columns, rows, "skips") if rows else Html("")

@@ -1,0 +1,369 @@
+"""`whence audit corpus` and `whence apply`: rules, checks, copies, tags, signals, review, and the way back."""
+
+import csv
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit_world import train, world
+from command_line import launch
+from whence.audits import CorpusOptions, apply_audit, audit_corpus, review_sample, take_review, undo
+from whence.audits.corpus_rows import RawDocument, read_rows
+from whence.audits.correctness import correctness_issues, final_answer, steps, value_of
+from whence.audits.format_rules import format_issues, mended
+from whence.audits.signals import against_length, signal_issues
+from whence.audits.topics import neighbours, propagate, topics
+from whence.baselines import Tfidf
+from whence.data import open_corpus
+from whence.errors import CorpusError, InputError, StaleRunError
+from whence.report import load_corpus_audit, read_reports
+from whence.report.quality_page import quality_page
+
+PROSE = "The harbour was rebuilt after the storm, and ships came back in spring with salt and wool for the town."
+
+
+def document(text: str = PROSE, **fields) -> RawDocument:
+    return RawDocument(0, "d", "f", 0, {"text": text}, fields=fields)
+
+
+def pair(prompt: str, answer: str) -> RawDocument:
+    return RawDocument(0, "d", "f", 0, {"prompt": prompt, "completion": answer}, "prompt", "completion")
+
+
+def kinds(found) -> set[str]:
+    return {issue.kind for issue in found}
+
+
+# ---------------------------------------------------------------------- rules
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("mojibake", PROSE + " CafÃ© and naÃ¯ve."),
+        ("mojibake", PROSE + " A lost \ufffd character."),
+        ("html", f"<div class='x'>{PROSE}</div>"),
+        ("html", PROSE + " Salt&nbsp;and wool &amp; more."),
+        ("empty", " --- \n"),
+        ("truncated", PROSE + " The mayor then went to the"),
+        ("truncated", PROSE + "\n```python\nx = 1\n"),
+        ("template", PROSE + " Dear {{ first_name }}, welcome."),
+        ("template", PROSE + " <|im_start|>user"),
+        ("refusal", "As an AI language model, I cannot help with that."),
+        ("repetition", "Buy now at our shop today!\n" * 9),
+        ("symbols", "@@## $$ %% ^^ && ** (( )) ~~ || // \\\\ ==" * 4),
+    ],
+)
+def test_each_rule_finds_its_issue_and_its_place(kind, text):
+    found = [issue for issue in format_issues(document(text)) if issue.kind == kind]
+    assert found
+    assert 0 <= found[0].start < found[0].stop <= len(text)
+    assert text[found[0].start : found[0].stop].startswith(found[0].evidence[:10])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PROSE,
+        "Ein schöner Tag – „wirklich“, sagte sie; das Café öffnet um 8.",
+        "東京は日本の首都です。",
+        "def f(x):\n    return {x: 1}\n",
+        "- salt\n- wool\n- ships\n- more of them\n- and gulls",
+        "a < b and b > c, so 3 < 4.",
+        "He asked: what is HTML? It marks text up.",
+    ],
+)
+def test_good_texts_are_left_alone(text):
+    assert format_issues(document(text)) == []
+
+
+def test_swapped_fields_are_seen_and_proper_ones_not():
+    asked, said = "What happened to the harbour?", PROSE
+    assert kinds(format_issues(pair(said, asked))) == {"swapped"}
+    assert format_issues(pair(asked, said)) == []
+
+
+@given(st.text(max_size=200))
+def test_rules_never_fail_and_stay_within_the_text(text):
+    for issue in [*format_issues(document(text)), *correctness_issues(document(text))]:
+        assert 0 <= issue.start <= issue.stop <= len(text)
+        assert 0 < issue.confidence <= 1
+
+
+@given(st.text(max_size=80))
+def test_mending_good_text_changes_nothing_twice(text):
+    for kind in ("mojibake", "html"):
+        once = mended(text, kind)
+        assert mended(once, "mojibake" if kind == "mojibake" else "none") == once
+
+
+# ---------------------------------------------------------------------- sums
+
+
+@given(st.integers(1, 9999), st.integers(1, 9999), st.sampled_from("+-*/"))
+def test_sums_are_computed_exactly(a, b, sign):
+    true = {"+": Fraction(a + b), "-": Fraction(a - b), "*": Fraction(a * b), "/": Fraction(a, b)}[sign]
+    assert value_of(f"{a} {sign} {b}") == true
+    (step,) = steps(f"So {a} {sign} {b} = {a * b + 7} in all.")
+    assert step.true == true
+    assert step.right_sum == (true == a * b + 7)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["200 * 40% = 80", "<<200*40*.01=80>>", "10 / 3 = 3.33", "$1,200 + $34.50 = $1,234.50", "1/3 of 27 is 9",
+     "5-.05 = 4.95", "3 1/2 - 2 = 1 1/2", "2 x 3 = 6", "chapter 4 - 7 = none", "15% = 0.15", "x = 3 + 4 = 7"],
+)  # fmt: skip
+def test_right_sums_are_not_called_wrong(text):
+    assert all(step.right_sum for step in steps(text))
+
+
+def test_a_wrong_step_with_a_right_answer_is_located():
+    text = "First 12 + 30 = 43. That is wrong: 12 + 30 = 42. Then 42 * 2 = 84. The answer is 84."
+    (issue,) = correctness_issues(document(text))
+    assert issue.kind == "wrong chain"
+    assert text[issue.start : issue.stop] == "12 + 30 = 43"
+    assert issue.action == "relabel"
+
+
+def test_a_wrong_step_that_spoils_the_answer_is_another_thing():
+    text = "First 12 + 30 = 43. Then 43 * 2 = 86. #### 86"
+    assert kinds(correctness_issues(document(text))) == {"arithmetic"}
+    assert kinds(correctness_issues(document(text, gold="84"))) == {"arithmetic", "answer"}
+    assert kinds(correctness_issues(document("So 2 + 2 = 4. #### 5"))) == {"answer"}
+    assert final_answer("… #### 1,234.5") == Fraction("1234.5")
+    assert final_answer("no answer") is None
+
+
+def test_code_and_units():
+    assert kinds(correctness_issues(document('```json\n{"a": 1,}\n```'))) == {"json"}
+    assert kinds(correctness_issues(document("```python\ndef f(:\n```"))) == {"code"}
+    assert correctness_issues(document('```json\n{"a": 1}\n```\n```python\nx = 1\n```')) == []
+    assert kinds(correctness_issues(document("3 km + 4 km = 7 kg"))) == {"units"}
+    assert correctness_issues(document("3 km + 4 km = 7 km")) == []
+
+
+def test_hostile_sums_cost_nothing():
+    assert value_of("9" * 400 + "**" + "9" * 400) is None
+    assert value_of("__import__('os')") is None
+    assert value_of("(" * 5000 + "1" + ")" * 5000) is None
+
+
+# ---------------------------------------------------------------------- the whole
+
+
+def rows() -> list[dict]:
+    out = [{"id": f"d{i}", "text": f"{PROSE} It was ship number {i} of {i + 40}.", "kind": "port"} for i in range(20)]
+    bread = "The bakery sells {} warm loaves of bread and sweet cake each morning."
+    out += [{"id": f"e{i}", "text": bread.format(i), "kind": "food"} for i in range(20)]
+    out[3]["kind"] = None
+    out += [
+        {"id": "copy", "text": out[5]["text"]},
+        {"id": "html", "text": f"<p>{PROSE}</p> about &amp; around."},
+        {
+            "id": "german",
+            "text": "Der Hafen wurde nach dem Sturm wieder aufgebaut und die Schiffe kamen im Frühling zurück.",
+        },
+        {"id": "q1", "prompt": "How many ships came?", "completion": "Seven ships came back that spring."},
+        {"id": "q2", "prompt": "How many ships came?", "completion": "Nine ships came back that spring."},
+        {"id": "nothing"},
+    ]
+    return out
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    return tmp_path
+
+
+def test_every_document_gets_a_row_with_an_action_and_a_reason(place):
+    result, reports = audit_corpus([str(place / "corpus.jsonl")])
+    found = {each.id: each for each in reports}
+    assert len(reports) == len(rows()) - 1
+    assert result.skipped[0][1] == len(rows()) - 1
+    assert found["copy"].action == "drop"
+    assert found["copy"].cluster == found["d5"].number
+    assert found["html"].action == "fix"
+    assert kinds(found["german"].issues) == {"language"}
+    assert kinds(found["q1"].issues) == kinds(found["q2"].issues) == {"conflict"}
+    assert found["e1"].action == "keep"
+    assert found["e1"].reason == "nothing was found"
+    assert found["d3"].tags["kind"].value == "port"
+    assert not found["d3"].tags["kind"].given
+    assert found["d0"].tags["topic"].value != found["e0"].tags["topic"].value
+    assert result.reports[0].priority == max(each.priority for each in reports)
+
+
+def test_cleaning_can_be_undone_and_touches_no_input(place, tmp_path):
+    path = place / "corpus.jsonl"
+    before = path.read_bytes()
+    _, reports = audit_corpus([str(path)])
+    done = apply_audit([str(path)], reports, tmp_path / "clean")
+    cleaned = [json.loads(line) for line in done.corpus.read_text().splitlines()]
+    assert "copy" not in {row["id"] for row in cleaned}
+    assert next(row for row in cleaned if row["id"] == "html")["text"] == f"{PROSE} about & around."
+    log = [json.loads(line) for line in done.manifest.read_text().splitlines()]
+    assert all(entry["why"] for entry in log)
+    assert undo(tmp_path / "clean", tmp_path / "back.jsonl") == len(reports)
+    back = [json.loads(line) for line in (tmp_path / "back.jsonl").read_text().splitlines()]
+    assert back == rows()[:-1]
+    assert path.read_bytes() == before
+    with pytest.raises(InputError, match="there already"):
+        apply_audit([str(path)], reports, tmp_path / "clean")
+    path.write_bytes(before.replace(b"ship number 7", b"ship number 8"))
+    with pytest.raises(StaleRunError, match="not what was audited"):
+        apply_audit([str(path)], reports, tmp_path / "other")
+
+
+def test_a_cleaned_corpus_is_clean(place, tmp_path):
+    path = str(place / "corpus.jsonl")
+    _, reports = audit_corpus([path])
+    done = apply_audit([path], reports, tmp_path / "clean")
+    _, again = audit_corpus([str(done.corpus)])
+    assert {each.action for each in again} <= {"keep", "relabel"}
+
+
+def test_the_command_writes_files_that_agree(place, tmp_path, capsys):
+    import pyarrow.parquet as pq
+
+    out = tmp_path / "audit"
+    assert launch("audit", "corpus", "--data", place / "corpus.jsonl", "--out", out) == 0
+    reports = list(read_reports(out))
+    table = pq.read_table(out / "documents.parquet").to_pylist()
+    assert [row["id"] for row in table] == [each.id for each in reports]
+    assert load_corpus_audit(out).documents == len(reports)
+    assert launch("apply", "--audit", out, "--out", tmp_path / "clean") == 0
+    assert "left out" in capsys.readouterr().out
+    assert launch("apply", "--undo", "--audit", tmp_path / "clean", "--out", tmp_path / "back.jsonl") == 0
+    assert launch("audit", "corpus") == 2
+    assert "--data" in capsys.readouterr().err
+
+
+def test_attributes_are_dolmas_and_are_read_back(tmp_path):
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    made = [{**row, "source": "x"} for row in rows()[:-3] if "text" in row]
+    (documents / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    out = tmp_path / "audit"
+    assert launch("audit", "corpus", "--data", documents, "--out", out) == 0
+    (line, *_) = (out / "attributes" / "whence" / "a.jsonl").read_text().splitlines()
+    found = json.loads(line)
+    assert found["id"] == "d0"
+    assert all(len(span) == 3 for spans in found["attributes"].values() for span in spans)
+    (out / "attributes").rename(tmp_path / "attributes")
+    train(tmp_path / "small", made, [], epochs=1)
+    status = launch("fit", "--run", tmp_path / "run", "--model", tmp_path / "small" / "model", "--data", documents)
+    assert status == 0
+    corpus = open_corpus(tmp_path / "run" / "corpus")
+    assert any("whence" in key for key in corpus.document(0).metadata)
+
+
+def test_review_gives_precision_and_what_was_missed(place, tmp_path):
+    result, reports = audit_corpus([str(place / "corpus.jsonl")])
+    path = tmp_path / "review.csv"
+    path.write_bytes(review_sample(reports))
+    entries = list(csv.DictReader(path.read_text().splitlines()))
+    for number, row in enumerate(entries):
+        row["verdict"] = "wrong" if row["kind"] == "conflict" else "right" if number % 2 else ""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, entries[0].keys())
+        writer.writeheader()
+        writer.writerows(entries)
+    found = take_review(result, path)
+    assert next(each for each in found.counts if each.kind == "conflict").precision.value == 0
+    assert found.missed.value == 0
+    assert "were reviewed" in quality_page(found)
+    path.write_text("kind,verdict\nhtml,maybe\n")
+    with pytest.raises(InputError, match="'maybe'; give right or wrong"):
+        take_review(result, path)
+
+
+def test_a_placebo_says_issues_of_others(place):
+    path = str(place / "corpus.jsonl")
+    _, reports = audit_corpus([path])
+    result, shuffled = audit_corpus([path], CorpusOptions(placebo=True))
+    there = {each.id for each in reports if each.issues}
+    assert sum(each.id in there and bool(each.issues) for each in shuffled) < len(there) / 2
+    assert "PLACEBO" in quality_page(result)
+
+
+def test_odd_files(tmp_path):
+    with pytest.raises(CorpusError):
+        audit_corpus([str(tmp_path / "none.jsonl")])
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(CorpusError):
+        audit_corpus([str(tmp_path / "empty.jsonl")])
+    (tmp_path / "one.jsonl").write_text('{"text": "one"}\n')
+    assert len(audit_corpus([str(tmp_path / "one.jsonl")])[1]) == 1
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": f"<p>{PROSE}</p>"}]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    _, (report,) = audit_corpus([str(tmp_path / "chat.jsonl")])
+    assert report.issues[0].field == "messages[1]"
+    done = apply_audit([str(tmp_path / "chat.jsonl")], [report], tmp_path / "clean")
+    assert json.loads(done.corpus.read_text())["messages"][1]["content"] == PROSE
+
+
+def test_hostile_text_stays_text(tmp_path):
+    row = {"id": "<script>alert(1)</script>", "text": "{{ <script>alert(1)</script> }} " + PROSE + "\u202e"}
+    (tmp_path / "c.jsonl").write_text(json.dumps(row) + "\n")
+    result, _ = audit_corpus([str(tmp_path / "c.jsonl")])
+    assert "<script>alert" not in quality_page(result)
+
+
+# ---------------------------------------------------------------------- topics, tags, signals
+
+
+def test_neighbours_are_the_nearest_and_never_oneself():
+    made = Tfidf([f"salt wool ship {i}" for i in range(6)] + [f"bread cake oven {i}" for i in range(6)])
+    near, cosines = neighbours(made, 3)
+    dense = (made.rows @ made.rows.T).toarray()
+    np.fill_diagonal(dense, -1)
+    np.testing.assert_allclose(cosines, -np.sort(-dense, axis=1)[:, :3], atol=1e-12)
+    assert all(number not in row for number, row in enumerate(near.tolist()))
+    assert neighbours(Tfidf(["alone"]))[0].shape == (1, 0)
+
+
+def test_tags_are_carried_to_neighbours_only():
+    near = np.array([[1], [0], [3], [2]]), np.ones((4, 1))
+    found = propagate(["port", None, None, None], near)
+    assert (found[1].value, found[1].given) == ("port", False)
+    assert found[2] is None
+
+
+def test_topics_part_what_is_about_different_things():
+    texts = [f"ships salt wool harbour port {i}" for i in range(12)]
+    texts += [f"bread cake oven bakery loaf {i}" for i in range(12)]
+    found = [each.value for each in topics(Tfidf(texts), 2)]
+    assert len(set(found[:12])) == len(set(found[12:])) == 1
+    assert found[0] != found[-1]
+
+
+def test_length_is_taken_out_of_signals():
+    random = np.random.default_rng(0)
+    lengths = random.integers(10, 1000, 2000).astype(float)
+    values = lengths * 3 + random.normal(size=2000) * lengths / 10
+    z = against_length(values, lengths)
+    assert abs(np.corrcoef(z, lengths)[0, 1]) < 0.1
+    values[7] += 40 * lengths[7]
+    assert against_length(values, lengths)[7] > 10
+    assert kinds(signal_issues([{"loss z": 9.0}, {}])[0]) == {"loss"}
+    assert signal_issues([{}]) == [[]]
+
+
+def test_a_run_adds_what_the_model_knows(tmp_path):
+    made, _, _ = world()
+    made[0]["text"] = " ".join(reversed(made[0]["text"].split()))
+    train(tmp_path, made, [], epochs=4)
+    assert launch(
+        "audit", "corpus", "--run", tmp_path / "run", "--model", tmp_path / "model",
+        "--data", tmp_path / "corpus.jsonl", "--out", tmp_path / "audit",
+    ) == 0  # fmt: skip
+    reports = list(read_reports(tmp_path / "audit"))
+    assert len(reports) == len(list(read_rows([str(tmp_path / "corpus.jsonl")], [])))
+    assert all({"loss", "self-influence"} <= set(each.signals) for each in reports)
+    assert load_corpus_audit(tmp_path / "audit").model
