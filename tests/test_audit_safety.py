@@ -4,12 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from audit_world import trained
 from command_line import launch
+from whence.attributor import Attributor, influence_and_dots
 from whence.audits import load_responses
+from whence.audits.directions import direction_of
 from whence.audits.statistics import auroc
-from whence.errors import QueryError
+from whence.errors import InputError, QueryError
 from whence.report import load_safety, save_safety
 from whence.report.safety_page import safety_page
 
@@ -134,3 +137,61 @@ def test_answers_that_cannot_be_used_are_refused_by_line(tmp_path, capsys):
         load_responses(str(path))
     assert launch("audit", "safety", "--run", tmp_path / "run") == 2
     assert "--responses" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- directions
+
+
+def test_influence_on_a_direction_is_that_of_autograd(place):
+    """-(gradient of the projection)^T (C + damping)^-1 gradient of the document's loss / n, with C = 0."""
+    owner = Attributor(place / "exact", model=str(place / "model"), data=[str(place / "corpus.jsonl")],
+                       settings={"model": {"dtype": "float64"}})  # fmt: skip
+    owner.fit()
+    queries = [each.query for each in load_responses(str(place / "answers.jsonl"))[:3]]
+    direction = direction_of(owner, "contrast", 0.5, queries)
+    encoded = owner.encode_queries([query.model_copy(update={"contrast": None}) for query in queries])
+    recipe = owner.recipe().model_copy(update={"method": "identity"})
+    found, _ = influence_and_dots(owner, encoded, None, recipe, objective=direction)
+    model = owner.loaded.model
+    model.requires_grad_(True)
+    parameters = dict(model.named_parameters())
+
+    def gradient(scalar):
+        grads = torch.autograd.grad(scalar, parameters.values(), allow_unused=True)
+        return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten()
+                          for p, g in zip(parameters.values(), grads, strict=True)])  # fmt: skip
+
+    for n, query in enumerate(encoded):
+        ids = torch.from_numpy(query.text.tokens)[None]
+        states = model(input_ids=ids, output_hidden_states=True).hidden_states[1][0]
+        asked = torch.from_numpy(query.text.loss_mask)
+        along = gradient((states[asked] @ direction.vector).sum())
+        for document in (0, 5):
+            tokens = torch.from_numpy(owner.corpus.document(document).tokens)[None]
+            logits = model(input_ids=tokens).logits[0, :-1]
+            loss = torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum")
+            wanted = -float(along @ gradient(loss)) / owner.corpus.documents
+            assert found[n, document] == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+
+
+def test_a_direction_is_one_more_behaviour_on_the_page(place, tmp_path):
+    found = audit(place, tmp_path / "out", "--direction", "contrast", "--depth", 1, "--traces", 0)
+    (name,) = found.shared
+    assert "direction contrast at depth 1" in name
+    influence = [each.influence for each in found.shared[name]]
+    assert influence == sorted(influence, reverse=True)
+    assert "in units of the states" in safety_page(found)
+
+
+def test_directions_that_do_not_fit_are_refused(place, tmp_path):
+    owner = Attributor(place / "run")
+    np.save(tmp_path / "v.npy", np.ones(3))
+    with pytest.raises(InputError, match=r"shape \[3\]; this model's states have \[48\]"):
+        direction_of(owner, str(tmp_path / "v.npy"), 0.5, [])
+    np.save(tmp_path / "z.npy", np.zeros(48))
+    with pytest.raises(InputError, match="points somewhere"):
+        direction_of(owner, str(tmp_path / "z.npy"), 0.5, [])
+    with pytest.raises(InputError, match="answers with a contrast"):
+        direction_of(owner, "contrast", 0.5, [])
+    with pytest.raises(InputError, match=r"no \.npy or \.safetensors"):
+        direction_of(owner, str(tmp_path / "v.pt"), 0.5, [])

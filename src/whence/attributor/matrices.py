@@ -27,6 +27,7 @@ from whence.gradients import (
     squares_and_solved,
 )
 from whence.interfaces import EncodedQuery
+from whence.model import Objective
 from whence.scoring import Dense
 from whence.store import Index
 
@@ -86,6 +87,7 @@ def influence_and_dots(
     index: Index | None,
     recipe: Recipe,
     advance: Advance = _ignore,
+    objective: Objective | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Influence in nats and gradient dots over n of every document on every query, each float64 [Q, documents].
 
@@ -95,12 +97,13 @@ def influence_and_dots(
         index: Read from it; None runs the model over the corpus.
         recipe: That of the index, or the method and damping to run with.
         advance: Told of tokens as they are done, where the model runs.
+        objective: What is asked of the queries; -log p of the completion if None. Influence is then in its units.
     """
     encoders, scale = owner.encoders(recipe), 1.0 / owner.trained_on
     influence, dots = [], []
     step = group_size(owner)
     for start in range(0, len(queries), step):
-        question = ask(owner, queries[start : start + step])
+        question = ask(owner, queries[start : start + step], objective)
         count = len(question.queries)
         dense = Dense(2 * count, owner.corpus.documents)
         if index is None:

@@ -4,7 +4,7 @@ Both give the same stream of (documents, [influence; gradient dot]) to the same 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from whence.attributor.steps import batches
 from whence.data import batch_from_sequences
 from whence.gradients import SiteEncoder, exact_scores, gradient_blocks, language_examples
 from whence.interfaces import EncodedQuery
+from whence.model import Objective
 from whence.scoring import Fold, Groups, Moments, Only, Spool, Top, Weighted, by_document, scan
 from whence.store import Index
 
@@ -53,8 +54,15 @@ def group_size(owner: "Attributor") -> int:
     return max(1, _GROUP_BYTES // per_query)
 
 
-def ask(owner: "Attributor", queries: Sequence[EncodedQuery]) -> Question:
-    """Gradients of a group of queries, one after another, in full precision."""
+def ask(owner: "Attributor", queries: Sequence[EncodedQuery], objective: Objective | None = None) -> Question:
+    """Gradients of a group of queries, one after another, in full precision.
+
+    Args:
+        owner: The run.
+        queries: The queries.
+        objective: What is asked of them; -log p of the completion if None.
+    """
+    runner = owner.runner if objective is None else replace(owner.runner, objective=objective)
     first = next(owner.loaded.model.parameters())
     wide = torch.float64 if first.dtype == torch.float64 else torch.float32
     out = {
@@ -67,7 +75,7 @@ def ask(owner: "Attributor", queries: Sequence[EncodedQuery]) -> Question:
         if query.contrast is not None:
             sequences.append((query.contrast.tokens, query.contrast.loss_mask))
         examples = language_examples(batch_from_sequences(sequences), owner.loaded)
-        blocks, loss = gradient_blocks(owner.runner, examples)
+        blocks, loss = gradient_blocks(runner, examples)
         losses.append(float(loss[0] - (loss[1] if query.contrast is not None else 0.0)))
         for name, block in blocks.items():
             out[name][number] = block[0] if query.contrast is None else block[0] - block[1]

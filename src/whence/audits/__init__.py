@@ -3,6 +3,7 @@
 safety        safety.py        why did the model say that? one verdict per answer
               responses.py generation.py       answers from a file, or from the model
               why.py softness.py               the verdict; blunt and soft words
+              directions.py                    a behaviour as a direction of hidden states
               enrichment.py                    kinds of documents behind a finding
 contamination contamination.py did the model memorise that? one verdict per item
               items.py                         a benchmark from a file

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import whence
 from whence.attributor import Attributor
+from whence.audits.directions import direction_influence, direction_of
 from whence.audits.documents import Weighed, weigh
 from whence.audits.enrichment import enrichments
 from whence.audits.evidence import gather
@@ -49,6 +50,8 @@ class SafetyOptions:
         null: Other questions, about other matters, for the null.
         placebo: Take every answer to be about another one's matter: nothing may be found.
         by: Columns or tags to count by; all that repeat if empty.
+        direction: A direction in activation space as one more behaviour: a file, or ``contrast``; see `directions`.
+        depth: Relative depth of the states it is in.
         seed: Of sampling.
     """
 
@@ -62,6 +65,8 @@ class SafetyOptions:
     null: Sequence[Query] = ()
     placebo: bool = False
     by: Sequence[str] = ()
+    direction: str | None = None
+    depth: float = 0.5
     seed: int = 0
 
 
@@ -107,7 +112,7 @@ def audit_safety(
         enrichments=tuple(_enriched(weighed, count, options.fdr)),
         sources=tuple(_sources(audits, options.fdr)),
         fdr=options.fdr,
-        shared=_behaviours(weighed, responses, options.top),
+        shared={**_behaviours(weighed, responses, options.top), **_direction(weighed, count, options)},
     )
 
 
@@ -275,12 +280,29 @@ def _behaviours(weighed: Weighed, responses: Sequence[Response], top: int) -> di
     return out
 
 
+def _direction(weighed: Weighed, count: int, options: SafetyOptions) -> dict[str, tuple[DocumentEvidence, ...]]:
+    """Documents that push the answers' states along a direction."""
+    if options.direction is None:
+        return {}
+    owner, evidence = weighed.owner, weighed.evidence
+    direction = direction_of(owner, options.direction, options.depth, evidence.queries[:count])
+    found = direction_influence(owner, evidence.encoded[:count], direction, options.exact, options.index)
+    along = weighed.summed(found[None])[0]
+    level = (along - along.mean()) / max(float(along.std()), 1e-12)
+    out = []
+    for cluster in np.argsort(-along)[: options.top]:
+        one = weighed.document(int(np.argmax(weighed.influence[:count, cluster])), int(cluster))
+        out.append(one.model_copy(update={"influence": float(along[cluster]), "z": float(level[cluster])}))
+    return {f"direction {Path(options.direction).name} at depth {options.depth:g} (in units of the states)": tuple(out)}
+
+
 def _settings(owner: Attributor, weighed: Weighed, options: SafetyOptions, command: str) -> AuditSettings:
     from whence.audits.settings import settings_of
 
     told = {
         "top": options.top, "fdr": options.fdr, "exact": options.exact, "traces": options.traces,
-        "generated tokens": options.tokens, "temperature": options.temperature, "null questions": len(options.null),
+        "generated tokens": options.tokens, "direction": options.direction,
+        "depth": options.depth, "temperature": options.temperature, "null questions": len(options.null),
         "seed": options.seed,
     }  # fmt: skip
     return settings_of(

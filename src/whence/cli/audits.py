@@ -66,6 +66,15 @@ def safety(
     traces: Annotated[int, typer.Option(min=0, help="Answers whose tokens are shaded, the first ones.")] = 40,
     tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer that the model gives here.")] = 64,
     temperature: Annotated[float, typer.Option(min=0, help="Of such answers; 0 takes the likeliest token.")] = 0.0,
+    direction: Annotated[
+        str | None,
+        typer.Option(
+            help="Also ask which documents push the answers along a direction of the hidden states: a .npy or "
+            ".safetensors file, or 'contrast' (from what should have been said to what was).",
+            show_default=False,
+        ),
+    ] = None,
+    depth: Annotated[float, typer.Option(min=0, max=1, help="Depth of that direction; 0 embedding, 1 last.")] = 0.5,
     placebo: PLACEBO = False,
     seed: SEED = 0,
     out: OUT = None,
@@ -87,6 +96,7 @@ def safety(
     options = SafetyOptions(
         top=top, fdr=fdr, exact=exact, index=index, traces=traces, tokens=tokens, temperature=temperature,
         null=load_queries(null) if null else (), placebo=placebo, by=by or (), seed=seed,
+        direction=direction, depth=depth,
     )  # fmt: skip
     refuse_file(out)
     owner = open_run(run, model, data, values, device)

@@ -42,7 +42,7 @@ from whence.model.load import (
     load_tokenizer,
     read_config,
 )
-from whence.model.objectives import CausalLM, Classification, LanguageInputs, Objective, SquaredError
+from whence.model.objectives import CausalLM, Classification, Direction, LanguageInputs, Objective, SquaredError
 from whence.model.parallel import dismiss, is_lost, join_team
 from whence.model.probe import probe_sites
 from whence.model.sites import block_of, find_sites, parameters_of
@@ -54,6 +54,7 @@ __all__ = [
     "CausalLM",
     "Classification",
     "Consumer",
+    "Direction",
     "LanguageInputs",
     "LoadedModel",
     "Objective",

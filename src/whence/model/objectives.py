@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CausalLM", "Classification", "LanguageInputs", "Objective", "SquaredError"]
+__all__ = ["CausalLM", "Classification", "Direction", "LanguageInputs", "Objective", "SquaredError"]
 
 
 class Objective(Protocol):
@@ -104,6 +104,43 @@ class CausalLM:
     def _sum(losses: Tensor, batch: LanguageInputs) -> Tensor:
         owner = batch.segments.clamp_min(0)
         return losses.new_zeros(batch.examples).scatter_add(0, owner.flatten(), losses.flatten())
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """Minus the projection of hidden states on a direction, summed over the asked tokens: a behaviour as a query.
+
+    Influence on it is the predicted drop of that projection if a document had not been trained on, in units of the
+    hidden states times those of the vector ("Concept Influence": a probe, a difference of means, a feature).
+
+    Attributes:
+        vector: [hidden].
+        depth: Relative depth of the hidden states, 0 the embedding, 1 the last.
+    """
+
+    vector: Tensor
+    depth: float = 0.5
+
+    def losses(self, model: nn.Module, batch: LanguageInputs) -> Tensor:
+        """Minus the summed projection, [E]; over the positions of asked tokens, not those that predict them."""
+        states = model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, output_hidden_states=True,
+            **batch.extra,
+        ).hidden_states  # fmt: skip
+        chosen = states[round(self.depth * (len(states) - 1))]
+        wide = chosen.dtype if chosen.dtype == torch.float64 else torch.float32
+        along = chosen.to(wide) @ self.vector.to(chosen.device, wide)
+        asked = batch.predicts.roll(1, dims=1)
+        asked[:, 0] = False
+        return CausalLM._sum(-torch.where(asked, along, 0.0), batch)
+
+    def sampled_losses(self, model: nn.Module, batch: LanguageInputs, uniforms: Tensor) -> Tensor:
+        """The same: there are no labels to draw. Curvature is fitted with the language model's own loss."""
+        return self.losses(model, batch)
+
+    def token_masks(self, batch: LanguageInputs) -> tuple[Tensor | None, Tensor | None]:
+        """Every position up to an asked one counts."""
+        return None, None
 
 
 def _draw(logits: Tensor, uniforms: Tensor) -> Tensor:
