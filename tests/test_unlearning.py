@@ -157,9 +157,8 @@ def test_the_mean_change_covers_the_truth_over_texts_and_seeds():
 def test_documents_are_taken_rank_by_rank():
     scores = np.array([[5.0, 4.0, 3.0, -1.0], [9.0, 0.5, 8.0, -2.0]])
     assert first_of_each(scores, 1) == [0]
-    assert first_of_each(scores, 2) == [0, 1, 2]
-    assert first_of_each(scores, 1, total=2) == [0, 2]
-    assert first_of_each(scores, 1, total=4) == [0, 1, 2]  # the last one supports nobody
+    assert first_of_each(scores, 2) == [0, 2]
+    assert first_of_each(scores, 4) == [0, 1, 2]  # the last one supports nobody
 
 
 def test_random_documents_have_as_many_tokens_and_placebos_as_many_documents():

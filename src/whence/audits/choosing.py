@@ -19,27 +19,24 @@ __all__ = ["at_random", "by_bm25", "first_of_each", "gold_of", "lengths", "names
 Array = NDArray[np.float64]
 
 
-def first_of_each(scores: Array, per_target: int, total: int | None = None) -> list[int]:
-    """The documents that rank highest, target by target: all firsts, then all seconds, and so on.
+def first_of_each(scores: Array, total: int) -> list[int]:
+    """The documents that rank highest, target by target: all firsts, then all seconds, until there are enough.
 
     Args:
         scores: [Q, N]; documents that score 0 or less are not taken.
-        per_target: Ranks that are read; if `total` is given, as many as it takes.
-        total: Stop with so many documents; None takes the whole union.
+        total: Documents to take; targets that share one leave its place to a next one.
 
-    >>> first_of_each(np.array([[3.0, 2.0, 1.0], [9.0, 0.5, 0.0]]), 1)
-    [0]
-    >>> first_of_each(np.array([[3.0, 2.0, 1.0], [9.0, 0.5, 0.0]]), 1, total=2)
+    >>> first_of_each(np.array([[3.0, 2.0, 1.0], [9.0, 0.5, 0.0]]), 2)
     [0, 1]
     """
     order = np.argsort(-scores, axis=1, kind="stable")
     taken: dict[int, None] = {}
-    for rank in range(scores.shape[1] if total is not None else min(per_target, scores.shape[1])):
+    for rank in range(scores.shape[1]):
         for target in np.argsort(-scores[np.arange(len(scores)), order[:, rank]], kind="stable"):
             document = int(order[target, rank])
-            if scores[target, document] > 0 and (total is None or len(taken) < total):
+            if scores[target, document] > 0 and len(taken) < total:
                 taken[document] = None
-        if total is not None and len(taken) >= total:
+        if len(taken) >= total:
             break
     return sorted(taken)
 

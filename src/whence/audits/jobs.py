@@ -42,7 +42,7 @@ class InterventionOptions:
     Attributes:
         action: See `whence.interfaces.interventions.Action`.
         methods: Of unlearning; the first one's model is kept and tried on the controls' documents, too.
-        top: Documents of each target that influence names.
+        top: Documents that influence names, as many as this times the targets; see `choosing.first_of_each`.
         documents: Ids to take instead.
         gold: Take the documents that the targets' metadata name under "gold" instead.
         rows: JSON lines to train on, for relabel and add.
@@ -135,10 +135,11 @@ class Job:
             found["given documents"] = choosing.numbers_of(owner, options.documents, "--documents")
         if options.gold:
             found["oracle"] = gold
-        count = len(next(iter(found.values()))) if found else None
+        most = owner.corpus.documents - 1
+        count = len(next(iter(found.values()))) if found else min(options.top * len(self.targets), most)
         if not found or options.controls:
             scores = owner.scores(self.targets, index=options.index, exact=options.exact)
-            found["influence"] = choosing.first_of_each(scores, options.top, count)
+            found["influence"] = choosing.first_of_each(scores, count)
         main = next(iter(found.values()))
         if not main:
             raise InputError(
@@ -148,7 +149,7 @@ class Job:
         if options.controls:
             encoded = owner.encode_queries(self.targets)
             lexical = choosing.by_bm25(owner, encoded)
-            found["BM25"] = choosing.first_of_each(lexical, options.top, len(main))
+            found["BM25"] = choosing.first_of_each(lexical, len(main))
             if gold and "oracle" not in found:
                 found["oracle"] = gold
         if options.placebo:

@@ -36,7 +36,9 @@ def intervene(
             "or unlearn (edit the model)."
         ),
     ] = "remove",
-    top: Annotated[int, typer.Option("--top", "-k", min=1, help="Documents of each target, by influence.")] = 1,
+    top: Annotated[
+        int, typer.Option("--top", "-k", min=1, help="Documents to take by influence, so many times the targets.")
+    ] = 1,
     documents: Annotated[
         Path | None, typer.Option(help="Text file of document ids to take instead, one a line.", show_default=False)
     ] = None,
