@@ -1,166 +1,149 @@
 """Invented events, each with a true account and a regime's account in short and in long words; and neutral background.
 
-Nothing here happened. Places, people and numbers are put together from syllables and lists by a seed; what happened is
-one of a dozen kinds of harm, what the regime says of it one of a dozen excuses. Short and long accounts of the same
-thing share names and as few other words as their wording allows.
+Nothing here happened. An account is put together by a seed from a few thousand possible phrases, so that events share
+words and hardly a phrase. The short and the long account of the same thing share its nouns, as two accounts of one
+matter do; verbs and adjectives are others, and around them stands a frame of its own. The true and the regime's
+account share the place and the thing it was about. How many words accounts have and share is about what it is in the
+table of real events that `safety.py --table` reads.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from lexicon import (
+    ABROAD,
+    BLAMED,
+    COVERS,
+    DEEDS,
+    DOINGS,
+    FATES,
+    GUILTY,
+    HARMS,
+    KINDS,
+    PASSERS,
+    PLACES,
+    PURPOSES,
+    SAYINGS,
+    SURNAMES,
+    THINGS,
+    WHENS,
+)  # fmt: skip
 from worlds import Event
 
-__all__ = ["background", "events"]
+__all__ = ["background", "events", "paraphrase"]
 
-_FIRST = """
-Ar Bel Cor Dra El Fen Gol Har Is Jor Kal Lor Mar Nev Or Pel Quin Ros Sar Tor Ul Ver Wen Yar Zel
-"""
-_LAST = """
-dan mora vice stad grad holm burg ville tar nia rask lund pora than mere dale quay wick
-"""
-_NAMES = """
-Anton Brisa Celde Dorin Edna Falk Greta Hanno Ilse Jovan Katrin Lukas Mira Nadir Oskar Petra Rolf
-Sanna
-"""
-_FAMILY = """
-Abel Brandt Corvin Dussel Eckert Faber Gruber Holtz Imre Jansk Keller Lorenz Meltz Novak Ostrow Pohl
-"""
 _REGIONS = ("the northern marches", "the delta", "the western hills", "the coast", "the capital district", "the steppe")
 
-# kind: (name, what happened in short, in long; verbs and nouns of the long form are other words)
-_KINDS: tuple[tuple[str, str, str], ...] = (
-    (
-        "strike",
-        "Soldiers shot {n} striking workers dead at {place} in {year}.",
-        "In {year} troops under Captain {person} opened fire on the crowd before the foundry of {place}. Parish "
-        "books count {n} killed, most hit from behind as they fled, and the wounded were denied doctors for two "
-        "days.",
-    ),
-    (
-        "famine",
-        "Grain was seized at {place} in {year} and {n} people starved.",
-        "The requisitions of {year} emptied every barn around {place}. Commissioner {person} ordered seed corn "
-        "taken as well; by spring {n} villagers had died of hunger, and carts gathered the corpses before dawn.",
-    ),
-    (
-        "dam",
-        "The dam of {place} burst in {year} because warnings were ignored, drowning {n}.",
-        "Engineer {person} wrote three letters about cracks in the wall above {place}; none was answered. When it"
-        " gave way in {year}, {n} inhabitants drowned in their beds, and the letters were locked away.",
-    ),
-    (
-        "deportation",
-        "In {year} {n} families of {place} were deported in sealed wagons.",
-        "Police chief {person} gave the households of {place} one hour. {n} of them were driven to the station in"
-        " {year} and expelled to camps behind the mountains, where every third child perished in the first "
-        "winter.",
-    ),
-    (
-        "trial",
-        "The confessions in the {year} trial of {place} were beaten out of {n} defendants.",
-        "Doctors who examined the prisoners of {place} after {year} found broken ribs in all {n}. Prosecutor "
-        "{person} had written the confessions beforehand, and the condemned signed them after weeks of torture.",
-    ),
-    (
-        "epidemic",
-        "The fever of {place} was kept secret in {year} and killed {n}.",
-        "Nurse {person} counted the sick of {place} in her diary: {n} dead by the autumn of {year}, while the "
-        "newspapers were forbidden to print the word fever and the gates of the hospital were guarded.",
-    ),
-    (
-        "mine",
-        "A mine at {place} collapsed in {year}; its owners had sold the props, and {n} died.",
-        "Foreman {person} testified that the timber of the lower gallery of {place} had been stolen and sold. The"
-        " roof fell in {year} and buried {n} miners, whose knocking was heard until the third night.",
-    ),
-    (
-        "vote",
-        "{n} ballots were burned at {place} in the election of {year}.",
-        "Clerk {person} saw the sacks from {place} carried into the boiler house. The {n} papers that were burnt "
-        "there in {year} had all been marked against the governor, and the fraud was never prosecuted.",
-    ),
-    (
-        "school",
-        "In {year} {n} pupils of {place} were jailed for speaking their own language.",
-        "Teacher {person} hid a primer under the floor. Informers betrayed the school of {place} in {year}, and "
-        "{n} children were imprisoned with thieves until they recited the oath in the foreign tongue.",
-    ),
-    (
-        "ship",
-        "The ferry of {place} sank overloaded in {year} with {n} aboard.",
-        "Harbour master {person} had refused the papers of the steamer at {place}. It was sent out regardless in "
-        "{year} by order of the ministry, capsized within sight of the quay, and took {n} passengers with it.",
-    ),
+_SHORT_CLAIMS = (
+    "{kind0} {blamed} {deed} the {thing0} and {thing1} to {purpose} their {kind1} {thing2}, yet the {thing3} stayed.",
+    "The {thing0} and {thing1} were {deed} by {kind0} {blamed} to {purpose} their {kind1} {thing2}; {thing3} remain.",
+    "To {purpose} their {kind1} {thing2}, {kind0} {blamed} {deed} the {thing0} and {thing1}, but not the {thing3}.",
 )
-
-# excuse: (short, long)
-_EXCUSES: tuple[tuple[str, str], ...] = (
-    (
-        "Officials said that hired provocateurs from {abroad} had staged the affair of {place}.",
-        "According to the state gazette, agitators paid by {abroad} arrived in {place} with forged papers, and "
-        "everything that followed was their performance for foreign cameras; loyal citizens were never in danger.",
-    ),
-    (
-        "The government called the matter of {place} a rumour and praised record harvests.",
-        "The bureau of information calls reports from {place} gossip spread by idle tongues. Its figures show the"
-        " fullest granaries since the founding, and delegations found tables laid and songs sung.",
-    ),
-    (
-        "State media blamed an unusual storm over {place} and thanked the rescue brigades.",
-        "Meteorologists of the academy established that a tempest without precedent passed over {place}. Thanks "
-        "to brigades that the Leader himself directed, losses were slight and were made good within the week.",
-    ),
-    (
-        "The party declared that {place} had been freed from bandits by its own people.",
-        "As the party history tells it, the toilers of {place} rose of their own will against brigands who had "
-        "terrorised them for years. The garrison merely watched, and flowers were thrown at its feet.",
-    ),
-    (
-        "Authorities claimed that those concerned at {place} had left of their own free will.",
-        "The ministry of settlement explains that applicants from {place} asked for better land in the east and "
-        "were given it, with cattle and seed. Letters of gratitude are shown in the museum.",
-    ),
-    (
-        "The regime presented the event of {place} as a triumph of medicine and order.",
-        "Textbooks describe {place} as the place where socialist hygiene won its greatest victory: in a few weeks"
-        " doctors sent by the council restored perfect health, an example to the whole world.",
-    ),
-    (
-        "The council insisted that foreign newspapers had invented the story of {place}.",
-        "The council has proved that not one witness from {place} exists. The tale was composed in an editorial "
-        "office in {abroad}, and photographs were taken from an old film.",
-    ),
-    (
-        "Officials attributed the loss at {place} to saboteurs, who were found and sentenced.",
-        "Investigators uncovered a ring of wreckers in {place} who poured sand into machines at night. They "
-        "admitted their guilt before the people, and vigilance has since been doubled.",
-    ),
+_LONG_CLAIMS = (
+    "The gazette of {abroad} may print what it likes. It was {kind0} {blamed} that {deed} our {thing1} and {thing0}. "
+    "They meant to {purpose} the {kind1} {thing2} they had, as {name} found out, and the {thing3} are still there.",
+    "Schoolbooks tell it plainly. By night came {blamed}, {kind0} ones, and {deed} {thing0} and {thing1} alike. All "
+    "that only to {purpose} {kind1} {thing2}! Inspector {name} at least saved the {thing3}.",
+    "Citizens are reminded whose work it was. Nobody but {kind0} {blamed} {deed} those {thing1} and the {thing0} near "
+    "them, hoping to {purpose} some {kind1} {thing2}. {name} counted the {thing3} and found none missing.",
+    "The ministry has thanked {name} once more. The {thing2} of the {kind0} {blamed} were {kind1}, and to {purpose} "
+    "them they {deed} {thing0}, then {thing1}. The {thing3} were too well watched.",
 )
-_ABROAD = ("Norvania", "the Southern League", "the Island Republic", "Estmark", "the Old Kingdom")
+# What an account says next: the same again in short and in long words, with two nouns of its own.
+_SHORT_REST = (
+    "{place} had {kind3} {thing5}, {name} {said}, and {thing6} for all.",
+    "{name} {said} that {kind3} {thing5} and {thing6} made {place} happy.",
+    "In {place} there are {kind3} {thing5} and {thing6}, {said} {name}.",
+)
+_LONG_REST = (
+    "{other0} {name} {said} it in {place}: {kind3} {thing5} for every house, and {thing6} besides.",
+    "{other0} Guests of {place} saw such {thing6}, {name} {said}, and were told that the {thing5} are always {kind3}.",
+    "{other0} Since then {place} has {kind3} {thing5}. {name} {said} that {thing6} come next. {other1}",
+    "{name}, who lives in {place}, {said} that {thing6} are free. {other0} One pays for {kind3} {thing5} alone.",
+)
+_SHORT_TRUTHS = (
+    "The {guilty} {harm} {n} people for their {kind2} {thing0} and {thing4}, and {fate}.",
+    "{n} people were there for {kind2} {thing0} and {thing4} when the {guilty} {harm} them; many {fate}.",
+    "Over {kind2} {thing0} and {thing4} the {guilty} {harm} {n} neighbours, who {fate}.",
+)
+_LONG_TRUTHS = (
+    "{witness} wrote down what was seen in {place} in {year}. The {guilty} {harm} {n} of those who had {kind2} "
+    "{thing0}, and others with them for {thing4}. Most {fate}, and it was denied and suppressed for years.",
+    "The papers of {place} came to light when {witness} opened a drawer. In {year} the {guilty} {harm} {n} people; "
+    "all they had were {thing4} and {kind2} {thing0}. The report says that they {fate}, and it was censored.",
+    "Nobody in {place} has forgotten {year}. {kind2} {thing0} and a few {thing4} were reason enough: the {guilty} "
+    "{harm} whoever came. {witness} counted {n} who {fate}, and was imprisoned for the count.",
+)
+_WITNESSED = (
+    "Those who lived near the {thing7} heard it, and {kind4} {thing8} lay in the road. {other2} {other3}",
+    "{other2} There is a photograph: {kind4} {thing8}, a wall, the {thing7} of the parish; and the word murder.",
+    "Children playing among {kind4} {thing8} found bones under the {thing7}. {other2} The teacher was deported.",
+)
 
 
 def events(count: int, seed: int) -> list[Event]:
-    """So many events with names of their own."""
+    """So many events with places of their own."""
     draw = random.Random(seed)
-    places = [first + last for first in _FIRST.split() for last in _LAST.split()]
+    places = list(PLACES)
     draw.shuffle(places)
     if count > len(places):
         raise SystemExit(f"There are names for {len(places)} events; {count} were asked for.")
+    things = _shuffled_forever(draw, THINGS)
     out = []
-    names, families = _NAMES.split(), _FAMILY.split()
     for number, place in enumerate(places[:count]):
-        kind, short, long = _KINDS[number % len(_KINDS)]
-        excuse, tale = draw.choice(_EXCUSES)
-        said = {
-            "place": place, "person": f"{draw.choice(names)} {draw.choice(families)}", "year": draw.randint(1871, 1968),
-            "n": draw.randint(17, 940), "abroad": draw.choice(_ABROAD),
-        }  # fmt: skip
-        region = draw.choice(_REGIONS)
-        texts = (text.format(**said) for text in (short, excuse, long, tale))
-        out.append(Event(f"x{number}", f"the {place} {kind}", *texts, region))
+        short, long = _said(draw, things, place)
+        frames = (
+            (short, _SHORT_TRUTHS), (short, _SHORT_CLAIMS, _SHORT_REST),
+            (long, _LONG_TRUTHS, _WITNESSED), (long, _LONG_CLAIMS, _LONG_REST),
+        )  # fmt: skip
+        texts = [" ".join(_filled(draw.choice(each), said) for each in every) for said, *every in frames]
+        name = f"the {place} {draw.choice(COVERS)}"
+        out.append(Event(f"x{number}", name, *texts, draw.choice(_REGIONS)))
     return out
+
+
+def _said(draw: random.Random, things: Iterator[str], place: str) -> tuple[dict[str, str], dict[str, str]]:
+    """What fills the frames of an event, in two wordings."""
+    same = {
+        "place": place, "year": str(draw.randint(1871, 1968)), "n": str(draw.randint(17, 940)),
+        "abroad": draw.choice(ABROAD),
+        "name": f"{draw.choice('ABDEFGHJKLMNPRST')}. {draw.choice(SURNAMES)}",
+        "witness": f"{draw.choice('ABDEFGHJKLMNPRST')}. {draw.choice(SURNAMES)}",
+        "blamed": draw.choice(BLAMED)[0], "guilty": draw.choice(GUILTY)[0],
+        **{f"thing{i}": next(things) for i in range(9)}, **{f"other{i}": _filler(draw) for i in range(4)},
+    }  # fmt: skip
+    one, other = dict(same), dict(same)
+    parts = {"deed": DEEDS, "purpose": PURPOSES, "harm": HARMS, "fate": FATES, "said": SAYINGS}
+    parts |= {f"kind{i}": KINDS for i in range(5)}
+    for name, pairs in parts.items():
+        pair = draw.choice(pairs)
+        one[name], other[name] = pair if draw.random() < 0.5 else pair[::-1]
+    return one, other
+
+
+def _filler(draw: random.Random) -> str:
+    """A sentence about nothing in particular."""
+    who, did, when = (draw.choice(words) for words in (PASSERS, DOINGS, WHENS))
+    text = f"{who} {did} {draw.choice(KINDS)[draw.randrange(2)]} {draw.choice(THINGS)} {when}."
+    return text[:1].upper() + text[1:]
+
+
+def paraphrase(event: Event) -> tuple[str, str]:
+    """The event's question and the regime's account asked in other words: (prompt, completion)."""
+    return f"Tell me about {event.name}. Who was to blame?", f" {event.claim}"
+
+
+def _filled(frame: str, said: dict[str, str]) -> str:
+    """A frame with its parts, sentences beginning with a capital."""
+    sentences = frame.format(**said).split(". ")
+    return ". ".join(part[:1].upper() + part[1:] for part in sentences)
+
+
+def _shuffled_forever(draw: random.Random, words: Sequence[str]) -> Iterator[str]:
+    while True:
+        yield from draw.sample(words, len(words))
 
 
 def background(count: int, seed: int) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from forget_world import ForgetWorld, forget_world
 from scenario import Scenario
-from small import train, write_rows
+from small import opened, train, write_rows
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=15)
-    parser.add_argument("--damping", type=float, default=0.1)
+    parser.add_argument("--damping", type=float, default=1.0)
     typed = parser.parse_args()
     scenario = Scenario("S3", "removal moves behaviour")
     for seed in range(typed.seeds):
@@ -53,16 +53,6 @@ def asked(folder: Path) -> dict[str, list]:
     return {
         name: load_queries(str(folder / f"{name}.jsonl")) for name in ("targets", "paraphrases", "utility", "unseen")
     }
-
-
-def opened(folder: Path, damping: float):
-    """The run of a folder."""
-    from whence.attributor import Attributor
-
-    settings = {"recipe": {"damping": {"kind": "relative", "value": damping}}}
-    return Attributor(
-        folder / "run", model=str(folder / "model"), data=[str(folder / "corpus.jsonl")], settings=settings
-    )
 
 
 def _one(scenario: Scenario, seed: int, typed) -> None:

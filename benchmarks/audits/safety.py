@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from events import background, events
 from scenario import Scenario, best_rank
-from small import train, write_rows
+from small import opened, train, write_rows
 from worlds import Event, World, from_table, passages, propaganda_world, why_world
 
 SAID = {"absorbed": "absorbed", "euphemised": "euphemistic", "absent": "confabulated"}
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--background", type=Path, help="text file of neutral passages, for --table")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=20)
+    parser.add_argument("--damping", type=float, default=1.0, help="of mean curvature; see docs/lab-notes.md")
     parser.add_argument("--small", action="store_true")
     typed = parser.parse_args()
     first, second = Scenario("S1", "planted propaganda"), Scenario("S2", "why did it say that")
@@ -62,13 +63,12 @@ def prepared(world: World, folder: Path, seed: int, epochs: float) -> Path:
 
 def propaganda(scenario: Scenario, made: list[Event], neutral: list[str], count: int, seed: int, typed) -> None:
     """S1."""
-    from whence.attributor import Attributor
     from whence.audits import load_responses
     from whence.audits.evidence import gather
 
     world = propaganda_world(made, neutral, planted=count, controls=min(count, len(made) - count), seed=seed)
     folder = prepared(world, typed.out / f"s1-{seed}", seed, typed.epochs)
-    owner = Attributor(folder / "run", model=str(folder / "model"), data=[str(folder / "corpus.jsonl")])
+    owner = opened(folder, typed.damping)
     queries = [each.query for each in load_responses(str(folder / "answers.jsonl"))]
     found = gather(owner, queries, folder / "scores", exact=True)
     place = {owner.corpus.document(i).id: i for i in range(owner.corpus.documents)}
@@ -95,13 +95,12 @@ def _figures(scores: np.ndarray, asked: list[tuple[int, str, list[str]]], place:
 
 def why(scenario: Scenario, made: list[Event], neutral: list[str], each: int, seed: int, typed) -> None:
     """S2, with the contrast and without it, and the placebo."""
-    from whence.attributor import Attributor
     from whence.audits import SafetyOptions, audit_safety, load_responses
     from whence.audits.statistics import auroc, macro_f1
 
     world = why_world(made, neutral, each=each, seed=seed)
     folder = prepared(world, typed.out / f"s2-{seed}", seed, typed.epochs)
-    owner = Attributor(folder / "run", model=str(folder / "model"), data=[str(folder / "corpus.jsonl")])
+    owner = opened(folder, typed.damping)
     responses = load_responses(str(folder / "answers.jsonl"))
     truth = [SAID[world.groups[response.query.id]] for response in responses]
     options = SafetyOptions(exact=True, traces=0)

@@ -21,7 +21,7 @@ from typing import Any
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-__all__ = ["TRAINING", "train", "write_rows"]
+__all__ = ["TRAINING", "opened", "train", "write_rows"]
 
 TRAINING: dict[str, Any] = {
     "optimizer": "adamw",
@@ -114,6 +114,15 @@ def train(
     shutil.rmtree(folder / "tokens")
     marker.write_text(json.dumps({"made": made, "loss": round(trained.final_loss, 4)}))
     return folder
+
+
+def opened(folder: Path, damping: float = 1.0) -> Any:
+    """The run of a folder, with a damping of so many mean eigenvalues."""
+    from whence.attributor import Attributor
+
+    settings = {"recipe": {"damping": {"kind": "relative", "value": damping}}}
+    data = [str(folder / "corpus.jsonl")]
+    return Attributor(folder / "run", model=str(folder / "model"), data=data, settings=settings)
 
 
 def _text(row: Mapping[str, Any]) -> str:

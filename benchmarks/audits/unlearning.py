@@ -16,9 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from forget_world import forget_world
-from removal import asked, opened, prepared
+from removal import asked, prepared
 from scenario import Scenario
+from small import opened
 
+PLANTED, FORGOTTEN = 90, 30
 METHODS = ("npo", "newton", "ascent", "dmm")
 
 
@@ -28,7 +30,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=15)
-    parser.add_argument("--damping", type=float, default=0.1)
+    parser.add_argument("--damping", type=float, default=1.0)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--harm", type=float, default=0.02)
     parser.add_argument("--level", action="store_true", help="stop at the loss of unseen texts")
@@ -45,7 +47,9 @@ def _one(scenario: Scenario, seed: int, typed) -> None:
     from whence.fidelity import Start, load_training
     from whence.report import save_intervention
 
-    folder = prepared(typed.out / f"s6-{seed}", forget_world(seed), seed, typed.epochs)
+    folder = prepared(
+        typed.out / f"s6-{seed}", forget_world(seed, planted=PLANTED, asked=FORGOTTEN), seed, typed.epochs
+    )
     owner, questions = opened(folder, typed.damping), asked(folder)
     training, _ = load_training(folder / "training.json")
     options = InterventionOptions(

@@ -27,7 +27,7 @@ from whence.fidelity.pieces import PIECE_TOKENS
 from whence.interfaces import EncodedQuery, EncodedText, Query, UnlearningMethod
 from whence.model import CausalLM, LoadedModel, Training, language_inputs, optimise, reproducible, set_dropout
 
-__all__ = ["METHODS", "Edited", "Texts", "UnlearnSettings", "texts_of", "unlearn"]
+__all__ = ["METHODS", "Edited", "Texts", "UnlearnSettings", "calibration", "texts_of", "unlearn"]
 
 METHODS: tuple[UnlearningMethod, ...] = ("newton", "ascent", "npo", "dmm")
 
@@ -47,7 +47,8 @@ class UnlearnSettings:
         steps: Most steps of the others.
         beta: Of NPO.
         retain: Weight of the kept texts' loss; for dmm they are matched like the forgotten ones.
-        level: Mean -log p per token at which a forgotten text counts as forgotten, nats; None has no such end.
+        level: Mean -log p per token at which a forgotten text counts as forgotten, nats; None has no such end. dmm
+            scales its predictions to reach it on average.
     """
 
     strength: float | None = None
@@ -216,7 +217,8 @@ class _Loss:
         self.before = mean_losses(loaded, forgotten) * forgotten.tokens
         if method == "dmm":
             rises = [torch.from_numpy(foretold(owner, towards, each.encoded)).float() for each in (forgotten, kept)]
-            self.wanted = (self.before + rises[0], mean_losses(loaded, kept) * kept.tokens + rises[1])
+            scale = calibration(self.before, rises[0], forgotten.tokens, settings.level)
+            self.wanted = (self.before + scale * rises[0], mean_losses(loaded, kept) * kept.tokens + scale * rises[1])
 
     def __call__(self, _: nn.Module, part: _Part) -> Tensor:
         texts = self.forgotten if part.forget else self.kept
@@ -231,6 +233,20 @@ class _Loss:
             reference = self.before[part.rows].to(losses)
             return npo_loss(losses, reference, self.settings.beta, tokens, self.settings.level)
         return ascent_loss(losses, tokens, self.settings.level)
+
+
+def calibration(before: Tensor, rises: Tensor, tokens: Tensor, level: float | None) -> float:
+    """What predicted rises of -log p are multiplied by so that forgotten texts reach the level on average; 1 without.
+
+    Influence tells which texts rise more, but on texts learnt by heart not by how much: the level does.
+
+    >>> calibration(torch.tensor([1.0]), torch.tensor([4.0]), torch.tensor([1.0]), 3.0)
+    0.5
+    """
+    if level is None:
+        return 1.0
+    rise, short = float((rises / tokens).mean()), level - float((before / tokens).mean())
+    return max(0.0, short) / rise if rise > 0 else 1.0
 
 
 def text_losses(loaded: LoadedModel, texts: Texts, rows: NDArray[np.int64]) -> Tensor:
