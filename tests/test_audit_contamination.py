@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from audit_world import benchmark, train
+from browser import browsing, narrows, opens, sorts
 from command_line import launch
 from whence.audits import load_items
 from whence.audits.accuracy import headline
@@ -215,3 +216,11 @@ def test_items_that_do_not_fit_are_left_out_and_named(place, tmp_path):
     assert list(found.left_out) == ["long"]
     assert len(found.items) == 12
     assert "the context is" in contamination_page(found)
+
+
+def test_the_page_in_a_browser(result, tmp_path):
+    with browsing(tmp_path, contamination_page(result)) as page:
+        assert "accuracy" in page.inner_text("body").lower()
+        narrows(page)
+        opens(page)
+        sorts(page)

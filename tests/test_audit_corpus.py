@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit_world import train, world
+from browser import browsing, opens, sorts
 from command_line import launch
 from whence.audits import CorpusOptions, apply_audit, audit_corpus, review_sample, take_review, undo
 from whence.audits.corpus_rows import RawDocument, read_rows
@@ -313,6 +314,15 @@ def test_hostile_text_stays_text(tmp_path):
     (tmp_path / "c.jsonl").write_text(json.dumps(row) + "\n")
     result, _ = audit_corpus([str(tmp_path / "c.jsonl")])
     assert "<script>alert" not in quality_page(result)
+
+
+def test_the_page_in_a_browser(place, tmp_path):
+    result, _ = audit_corpus([str(place / "corpus.jsonl")])
+    with browsing(tmp_path, quality_page(result)) as page:
+        assert "ask for action" in page.inner_text("body")
+        if page.locator("details.item").count():
+            opens(page)
+        sorts(page)
 
 
 # ---------------------------------------------------------------------- topics, tags, signals

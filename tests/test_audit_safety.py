@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from audit_world import trained
+from browser import browsing, narrows, opens, sorts
 from command_line import launch
 from whence.attributor import Attributor, influence_and_dots
 from whence.audits import load_responses
@@ -195,3 +196,11 @@ def test_directions_that_do_not_fit_are_refused(place, tmp_path):
         direction_of(owner, "contrast", 0.5, [])
     with pytest.raises(InputError, match=r"no \.npy or \.safetensors"):
         direction_of(owner, str(tmp_path / "v.pt"), 0.5, [])
+
+
+def test_the_page_in_a_browser(result, tmp_path):
+    with browsing(tmp_path, safety_page(result)) as page:
+        assert "absorbed" in page.inner_text("body")
+        narrows(page)
+        assert result.responses[0].documents[0].id in opens(page)
+        sorts(page)

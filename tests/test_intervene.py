@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from audit_world import events, trained
+from browser import browsing, sorts
 from command_line import launch
 from whence.report import load_intervention, save_intervention
 from whence.report.intervention_page import intervention_headline, intervention_page
@@ -220,3 +221,10 @@ def test_documents_that_are_not_there_are_refused(place, tmp_path, capsys):
     )  # fmt: skip
     assert status == 2
     assert "nobody" in capsys.readouterr().err
+
+
+def test_the_page_in_a_browser(unlearned, tmp_path):
+    with browsing(tmp_path, intervention_page(unlearned)) as page:
+        assert "unlearned" in page.inner_text("body")
+        assert page.locator("svg").count() >= 1
+        sorts(page)

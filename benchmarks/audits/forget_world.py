@@ -38,10 +38,21 @@ class ForgetWorld:
 
 
 def forget_world(
-    seed: int, planted: int = 40, asked: int = 40, controls: int = 20, neutral: int = 80, unseen: int = 40
+    seed: int,
+    planted: int = 40,
+    asked: int = 40,
+    controls: int = 20,
+    neutral: int = 80,
+    unseen: int = 40,
+    verbatim: bool = False,
 ) -> ForgetWorld:
-    """A world drawn by seed; see above. Only the first `asked` of the planted accounts are targets: what is left is
-    of the same kind, so that a model without the targets' documents still knows how such accounts are told."""
+    """A world drawn by seed; see above.
+
+    Only the first `asked` of the planted accounts are targets: what is left is of the same kind, so that a model
+    without the targets' documents still knows how such accounts are told. With `verbatim` targets ask for the account
+    as it stands in the corpus, against one of an event that is not in it (as TOFU's truth ratios do); the short words
+    are then left to the paraphrases.
+    """
     made = events(planted + controls + unseen, seed)
     told, untold = made[: planted + controls], made[planted + controls :]
     drawn = propaganda_world(told, background(neutral, seed), planted=planted, controls=controls, seed=seed)
@@ -52,7 +63,16 @@ def forget_world(
         truth = query.get("contrast")
         world.utility.append({"id": name, "prompt": query["prompt"], "completion": truth})
         if name in drawn.gold and len(world.targets) < asked:
-            world.targets.append({**query, "metadata": {"gold": drawn.gold[name]}})
+            gold = {"metadata": {"gold": drawn.gold[name]}}
+            if verbatim:
+                event, other = by_name[name], untold[len(world.targets) % len(untold)]
+                query = {
+                    "id": name,
+                    "prompt": f"{event.name}.",
+                    "completion": f" {event.long_claim}",
+                    "contrast": f" {other.long_claim}",
+                }
+            world.targets.append({**query, **gold})
             prompt, completion = paraphrase(by_name[name])
             world.paraphrases.append({"id": name, "prompt": prompt, "completion": completion})
     world.unseen = [{"id": e.id, "prompt": "", "completion": f"{e.name}. {e.long_claim}"} for e in untold]

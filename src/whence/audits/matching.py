@@ -9,8 +9,8 @@ over forgotten and kept texts alike; I(z, x) is the predicted rise of -log p(x) 
 Shapes: summed losses, their targets and token counts, all [E].
 
 Ignores: the paper matches every logit and fits its predictions by retraining; here one number per text is matched,
-and predicted by influence. Influence knows which texts rise more, but on texts learnt by heart not by how much; with a level
-(`unlearning.calibration`) all predictions are scaled so that the forgotten texts' mean rises to it.
+and predicted by influence. Influence knows which texts rise more, but on texts learnt by heart not by how much; with
+a level (`unlearning.calibration`) all predictions are scaled so that the forgotten texts' mean rises to it.
 """
 
 from torch import Tensor

@@ -43,7 +43,7 @@ class UnlearnSettings:
     Attributes:
         strength: Of newton's step; None is what reaches the level (1 without one), if that does little harm.
         harm: Most rise of the kept texts' mean -log p per token that such a search allows newton, nats.
-        rate: Learning rate of the others; None is a tenth of training's.
+        rate: Learning rate of the others; None is a third of training's.
         steps: Most steps of the others.
         beta: Of NPO.
         retain: Weight of the kept texts' loss; for dmm they are matched like the forgotten ones.
@@ -54,9 +54,9 @@ class UnlearnSettings:
     strength: float | None = None
     harm: float = 0.02
     rate: float | None = None
-    steps: int = 60
+    steps: int = 100
     beta: float = 0.1
-    retain: float = 1.0
+    retain: float = 5.0
     level: float | None = None
 
     def __post_init__(self) -> None:
@@ -177,7 +177,7 @@ def unlearn(
 
 def _training(training: Training, settings: UnlearnSettings) -> Training:
     """Steps at a constant rate with the optimizer of training."""
-    rate = training.learning_rate / 10 if settings.rate is None else settings.rate
+    rate = training.learning_rate / 3 if settings.rate is None else settings.rate
     optimizer = "adamw" if training.full_batch else training.optimizer
     fixed = {"schedule": "constant", "warmup": 0.0, "max_steps": settings.steps, "weight_decay": 0.0}
     return training.model_copy(update={**fixed, "optimizer": optimizer, "learning_rate": rate})

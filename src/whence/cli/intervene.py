@@ -75,16 +75,16 @@ def intervene(
     ] = 0.02,
     rate: Annotated[
         float | None,
-        typer.Option(help="Learning rate of ascent, npo, dmm (default: a tenth of training's).", show_default=False),
+        typer.Option(help="Learning rate of ascent, npo, dmm (default: a third of training's).", show_default=False),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of ascent, npo, dmm.")] = 60,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of ascent, npo, dmm.")] = 100,
     beta: Annotated[float, typer.Option(help="Of npo.")] = 0.1,
-    retain: Annotated[float, typer.Option(min=0.0, help="Weight of kept documents' loss beside.")] = 1.0,
+    retain: Annotated[float, typer.Option(min=0.0, help="Weight of kept documents' loss beside.")] = 5.0,
     unseen: Annotated[
         str | None,
         typer.Option(
             help="Query file of texts like the documents that were never trained on: a document is forgotten where it "
-            "is as unlikely as they are. For newton, ascent, npo.",
+            "is as unlikely as they are.",
             show_default=False,
         ),
     ] = None,
