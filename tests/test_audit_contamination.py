@@ -63,6 +63,17 @@ def test_effect_and_presence_tell_verbatim_leaks(result):
     assert found["paraphrase", "overlap_13"].auroc.value <= 0.6
 
 
+def test_a_sister_model_that_saw_no_item_is_hardly_ever_flagged(place, tmp_path):
+    rows, items = benchmark()
+    leaked = {f"{item['id']}-" for item in items}
+    clean = [row for row in rows if not any(row["id"].startswith(name) for name in leaked)]
+    assert 0 < len(clean) < len(rows)
+    train(tmp_path, clean, [f"{item['question']} {item['answer']}" for item in items])
+    (tmp_path / "items.jsonl").write_text((place / "items.jsonl").read_text())
+    found = audit(tmp_path, tmp_path / "out")
+    assert np.mean([each.verdict in ("verbatim", "paraphrase", "present") for each in found.items]) <= 0.05
+
+
 def test_a_placebo_finds_no_exposure(place, tmp_path):
     found = audit(place, tmp_path / "out", "--placebo")
     assert np.mean([each.verdict in ("verbatim", "paraphrase") for each in found.items]) <= 0.05
