@@ -1,6 +1,7 @@
 """What scores mean: why did it say that, did it memorise that, what is wrong with this data, does fixing it help.
 
 safety        safety.py        why did the model say that? one verdict per answer
+              asked_rows.py                    rows that are asked about (also contamination's)
               responses.py generation.py       answers from a file, or from the model
               why.py softness.py               the verdict; blunt and soft words
               directions.py                    a behaviour as a direction of hidden states

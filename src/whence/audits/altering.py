@@ -7,7 +7,7 @@ their places in the batches: trainings that differ in a document differ in nothi
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,7 +163,7 @@ def replaced_by(owner: Attributor, corpus: Path) -> tuple[list[int], list[int]]:
     """
     joined, own = open_corpus(corpus), owner.corpus
     rows = range(own.documents, joined.documents)
-    places: Mapping[str, list[int]] = _by_id(owner)
+    places = own.places()
     unknown = [joined.document(row).id for row in rows if joined.document(row).id not in places]
     if unknown:
         raise InputError(
@@ -171,10 +171,3 @@ def replaced_by(owner: Attributor, corpus: Path) -> tuple[list[int], list[int]]:
             "each row the id of the document whose place it takes; to train on more rows, --action add."
         )
     return sorted({n for row in rows for n in places[joined.document(row).id]}), list(rows)
-
-
-def _by_id(owner: Attributor) -> dict[str, list[int]]:
-    places: dict[str, list[int]] = {}
-    for number in range(owner.corpus.documents):
-        places.setdefault(owner.corpus.document(number).id, []).append(number)
-    return places

@@ -71,7 +71,7 @@ def gold_of(owner: Attributor, targets: Sequence[Query], field: str = "gold") ->
     Raises:
         InputError: A named document is not in the corpus.
     """
-    wanted = [name for query in targets for name in _ids(query.metadata.get(field))]
+    wanted = [name for query in targets for name in query.ids_under(field)]
     return numbers_of(owner, wanted, f"the targets' {field!r}") if wanted else []
 
 
@@ -81,12 +81,8 @@ def numbers_of(owner: Attributor, ids: Sequence[str], where: str) -> list[int]:
     Raises:
         InputError: There is no such document.
     """
-    asked, found = set(ids), dict[str, list[int]]()
-    for number in range(owner.corpus.documents):
-        name = owner.corpus.document(number).id
-        if name in asked:
-            found.setdefault(name, []).append(number)
-    unknown = sorted(asked - set(found))
+    found = owner.corpus.places(ids)
+    unknown = sorted(set(ids) - set(found))
     if unknown:
         raise InputError(
             f"{len(unknown)} of the documents named by {where} are not in this corpus: {', '.join(unknown[:6])}. Its "
@@ -122,9 +118,3 @@ def read_ids(path: Path) -> list[str]:
     if not found:
         raise InputError(f"--documents {path} is empty; it takes one document id a line.")
     return found
-
-
-def _ids(given: object) -> list[str]:
-    if given is None:
-        return []
-    return [str(each) for each in given] if isinstance(given, list | tuple) else [str(given)]

@@ -5,13 +5,13 @@ is the item's unless it has one of its own. A cloze form is the statement with t
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from whence.data import find_files, open_rows
-from whence.errors import CorpusError, QueryError
-from whence.interfaces import Query, Skip
+from whence.audits.asked_rows import first_of, read_each, set_apart
+from whence.errors import QueryError
+from whence.interfaces import Query
 
 __all__ = ["ALIASES", "Item", "asked", "load_items"]
 
@@ -57,26 +57,11 @@ def load_items(path: str) -> list[Item]:
     Raises:
         QueryError: The file cannot be read or is empty, or a row has no question or answer; names the line.
     """
-    found: list[Item] = []
-    try:
-        for file in find_files([path]).files:
-            for row in open_rows(file):
-                if isinstance(row, Skip):
-                    raise QueryError(f"{row.source} line {row.row + 1}: {row.reason}: {row.detail}")
-                found.append(_item(dict(row.fields), f"{row.source} line {row.row + 1}", len(found)))
-    except CorpusError as error:
-        raise QueryError(f"the benchmark cannot be read: {error}") from error
-    if not found:
-        raise QueryError(f"{path} holds no item; give one row for each, with a question and its answer.")
-    names = [each.query.id for each in found]
-    if len(set(names)) < len(names):
-        twin = next(name for name in names if names.count(name) > 1)
-        raise QueryError(f"{path}: several items are called {twin!r}; give each its own id, or none at all.")
-    return found
+    return read_each(path, _item, lambda item: item.query.id, what="item", hint="a question and its answer")
 
 
 def _item(fields: dict[str, Any], where: str, number: int) -> Item:
-    taken = {part: _first(fields, names) for part, names in ALIASES.items()}
+    taken = {part: first_of(fields, names) for part, names in ALIASES.items()}
     if taken["question"] is None or taken["answer"] is None:
         missing = "question" if taken["question"] is None else "answer"
         raise QueryError(
@@ -97,12 +82,7 @@ def _item(fields: dict[str, Any], where: str, number: int) -> Item:
 
 def asked(name: str, question: str, answer: str) -> Query:
     """A question and its answer, set apart by a blank unless one of them has one."""
-    apart = question[-1:].isspace() or answer[:1].isspace()
-    return Query(id=name, prompt=question, completion=answer if apart else f" {answer}")
-
-
-def _first(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
-    return next((fields[name] for name in names if fields.get(name) not in (None, "")), None)
+    return Query(id=name, prompt=question, completion=set_apart(question, answer))
 
 
 def _truth(value: Any, where: str) -> bool | None:
@@ -125,10 +105,10 @@ def _twins(value: Any, name: str, answer: str, where: str) -> list[Query]:
     out = []
     for number, twin in enumerate(value if isinstance(value, list) else [value]):
         fields = twin if isinstance(twin, Mapping) else {"question": twin}
-        question = _first(fields, ALIASES["question"])
+        question = first_of(fields, ALIASES["question"])
         if not isinstance(question, str):
             raise QueryError(f"{where}: twin {number + 1} has no question; give text, or an object with a question.")
-        out.append(asked(f"{name}/twin{number + 1}", question, str(_first(fields, ALIASES["answer"]) or answer)))
+        out.append(asked(f"{name}/twin{number + 1}", question, str(first_of(fields, ALIASES["answer"]) or answer)))
     return out
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from whence.data import find_files, open_rows
-from whence.errors import CorpusError, QueryError
-from whence.interfaces import Query, Skip
+from whence.audits.asked_rows import first_of, read_each, set_apart
+from whence.errors import QueryError
+from whence.interfaces import Query
 
 __all__ = ["ALIASES", "Response", "load_responses", "unanswered"]
 
@@ -49,26 +49,12 @@ def load_responses(path: str) -> list[Response]:
     Raises:
         QueryError: The file cannot be read or is empty, or a row has no prompt; names the line and its columns.
     """
-    found: list[Response] = []
-    try:
-        for file in find_files([path]).files:
-            for row in open_rows(file):
-                if isinstance(row, Skip):
-                    raise QueryError(f"{row.source} line {row.row + 1}: {row.reason}: {row.detail}")
-                found.append(_response(dict(row.fields), f"{row.source} line {row.row + 1}", len(found)))
-    except CorpusError as error:
-        raise QueryError(f"the answers cannot be read: {error}") from error
-    if not found:
-        raise QueryError(f"{path} holds no answer; give one row for each, with a prompt and what the model responded.")
-    names = [each.query.id for each in found]
-    if len(set(names)) < len(names):
-        twin = next(name for name in names if names.count(name) > 1)
-        raise QueryError(f"{path}: several answers are called {twin!r}; give each its own id, or none at all.")
-    return found
+    hint = "a prompt and what the model responded"
+    return read_each(path, _response, lambda response: response.query.id, what="answer", hint=hint)
 
 
 def _response(fields: dict[str, Any], where: str, number: int) -> Response:
-    taken = {part: _first(fields, names) for part, names in ALIASES.items()}
+    taken = {part: first_of(fields, names) for part, names in ALIASES.items()}
     if taken["prompt"] is None and taken["response"] is None:
         raise QueryError(
             f"{where} has neither a prompt nor a response; its columns are {', '.join(map(repr, fields)) or 'none'}. "
@@ -91,10 +77,6 @@ def _response(fields: dict[str, Any], where: str, number: int) -> Response:
     )
 
 
-def _first(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
-    return next((fields[name] for name in names if fields.get(name) not in (None, "")), None)
-
-
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
 
@@ -103,8 +85,7 @@ def _spaced(prompt: Any, answer: Any) -> str:
     """The answer, set apart from a prompt that does not end in a space; empty where there is none."""
     if answer is None:
         return ""
-    text, before = _text(answer), _text(prompt or "")
-    return text if not before or before[-1].isspace() or text[:1].isspace() else f" {text}"
+    return set_apart(_text(prompt or ""), _text(answer))
 
 
 def _number(value: Any, where: str) -> float | None:

@@ -1,6 +1,6 @@
 """A tokenised corpus, read back: documents and windows by their global numbers. Knows no tokenizer and no model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -94,6 +94,19 @@ class Corpus:
     def trained_targets(self) -> float:
         """Tokens that carried loss in training, counted likewise."""
         return sum(share.targets * share.weight for share in self.shares)
+
+    def places(self, ids: Collection[str] | None = None) -> dict[str, list[int]]:
+        """Numbers of the documents that have an id, ascending, by id; of all of them if `ids` is None.
+
+        Ids that no document has are absent. Reads the name of every document.
+        """
+        found: dict[str, list[int]] = {}
+        wanted = None if ids is None else set(ids)
+        for number in range(self.documents if wanted is None or wanted else 0):
+            name = self.document(number).id
+            if wanted is None or name in wanted:
+                found.setdefault(name, []).append(number)
+        return found
 
     def weights(self, documents: NDArray[np.int64]) -> NDArray[np.float64]:
         """How often each of some documents was trained on, float64 [M]."""

@@ -302,13 +302,9 @@ class Lab:
     @cached_property
     def gold(self) -> list[list[int]]:
         """Numbers of each query's gold documents; none where the query names none."""
-        wanted = [_ids(query.metadata.get(self.settings.gold)) for query in self.queries]
+        wanted = [query.ids_under(self.settings.gold) for query in self.queries]
         names = {name for each in wanted for name in each}
-        places: dict[str, list[int]] = {}
-        for number in range(self.documents) if names else ():
-            name = self.owner.corpus.document(number).id
-            if name in names:
-                places.setdefault(name, []).append(number)
+        places = self.owner.corpus.places(names)
         unknown = sorted(names - set(places))
         if unknown:
             raise InputError(
@@ -353,12 +349,6 @@ class Lab:
 
 def _digest(content: object) -> str:
     return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
-
-
-def _ids(given: object) -> list[str]:
-    if given is None:
-        return []
-    return [str(each) for each in given] if isinstance(given, list | tuple) else [str(given)]
 
 
 def _words(training: Training) -> str:

@@ -44,6 +44,13 @@ class Query(BaseModel):
             raise ValueError("'prompt' goes with 'completion', not with 'messages'")
         return self
 
+    def ids_under(self, name: str) -> list[str]:
+        """Ids of documents that the metadata hold under a name, one or a list of them; none if there is no such."""
+        given = self.metadata.get(name)
+        if given is None:
+            return []
+        return [str(each) for each in given] if isinstance(given, list | tuple) else [str(given)]
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:

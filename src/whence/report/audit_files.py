@@ -6,16 +6,15 @@ Each file appears whole or not at all, and result.json comes last: it is the one
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from whence.errors import IncompleteError
 from whence.interfaces import ContaminationResult, SafetyResult
 from whence.report.contamination_page import contamination_page
-from whence.report.records import dumps, read_record
+from whence.report.records import dumps, read_result
 from whence.report.safety_page import safety_page
 from whence.report.text import visible
 from whence.runs import write_bytes
@@ -23,7 +22,6 @@ from whence.runs import write_bytes
 __all__ = ["load_contamination", "load_safety", "save_contamination", "save_safety", "write_audit"]
 
 SCHEMA = 1
-R = TypeVar("R", bound=BaseModel)
 Row = Mapping[str, Any]
 
 
@@ -59,13 +57,6 @@ def write_audit(result: BaseModel, folder: Path, page: str, table: str, rows: Se
     return paths
 
 
-def _load(folder: Path, kind: type[R], name: str) -> R:
-    path = Path(folder) / "result.json"
-    if not path.is_file():
-        raise IncompleteError(f"{folder} holds no finished audit (no result.json); run `whence audit {name}`.")
-    return read_record(path, kind, SCHEMA, f"a {name} audit", f"run `whence audit {name}` again")
-
-
 def save_safety(result: SafetyResult, folder: Path) -> dict[str, Path]:
     """Write a safety audit; the table has one row per answer and document. See `write_audit`."""
     return write_audit(result, folder, safety_page(result), "documents", list(_safety_rows(result)))
@@ -86,7 +77,7 @@ def load_safety(folder: Path) -> SafetyResult:
         IncompleteError: The folder holds no result.json.
         StorageError: It is damaged or has another layout.
     """
-    return _load(folder, SafetyResult, "safety")
+    return read_result(folder, SafetyResult, SCHEMA, "safety audit", "whence audit safety")
 
 
 def save_contamination(result: ContaminationResult, folder: Path) -> dict[str, Path]:
@@ -109,4 +100,4 @@ def _item_rows(result: ContaminationResult) -> Iterator[Row]:
 
 def load_contamination(folder: Path) -> ContaminationResult:
     """Read back what `save_contamination` wrote. Raises as `load_safety`."""
-    return _load(folder, ContaminationResult, "contamination")
+    return read_result(folder, ContaminationResult, SCHEMA, "contamination audit", "whence audit contamination")

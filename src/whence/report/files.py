@@ -11,11 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from whence.errors import IncompleteError
 from whence.interfaces import TraceResult
 from whence.report.facts import SIGN
 from whence.report.html import page
-from whence.report.records import dumps, read_record
+from whence.report.records import dumps, read_result
 from whence.report.text import visible
 from whence.runs import write_bytes
 
@@ -85,9 +84,4 @@ def load(folder: Path) -> TraceResult:
         IncompleteError: The folder holds no result.json.
         StorageError: It cannot be read, is damaged or has another layout.
     """
-    path = Path(folder) / "result.json"
-    if not path.is_file():
-        raise IncompleteError(
-            f"{folder} holds no finished trace (no result.json); run `whence trace` with this folder as output."
-        )
-    return read_record(path, TraceResult, SCHEMA, "a trace result", "run `whence trace` again")
+    return read_result(folder, TraceResult, SCHEMA, "trace", "whence trace")

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from whence.errors import IncompleteError
 from whence.interfaces import InterventionResult
 from whence.report.audit_files import SCHEMA, write_audit
 from whence.report.intervention_page import intervention_page
-from whence.report.records import read_record
+from whence.report.records import read_result
 
 __all__ = ["load_intervention", "save_intervention"]
 
@@ -46,7 +45,4 @@ def load_intervention(folder: Path) -> InterventionResult:
         IncompleteError: The folder holds no result.json.
         StorageError: It is damaged or has another layout.
     """
-    path = Path(folder) / "result.json"
-    if not path.is_file():
-        raise IncompleteError(f"{folder} holds no finished intervention (no result.json); run `whence intervene`.")
-    return read_record(path, InterventionResult, SCHEMA, "an intervention", "run `whence intervene` again")
+    return read_result(folder, InterventionResult, SCHEMA, "intervention", "whence intervene")

@@ -49,18 +49,15 @@ def arm_words(arm: Arm) -> str:
 def intervention_headline(result: InterventionResult) -> list[str]:
     """What was done, what it changed and how sure that is; a sentence each."""
     main = result.main
-    names = {"rows": "the rows given", "oracle": "gold"}
-    whose = f"by {names.get(main.by, main.by)}"
     how = f" ({main.how})" if result.action == "unlearn" else ""
     if result.action in ("relabel", "add"):
         what = f"{count(result.settings.get('rows trained on', 0))} rows"
         done = f"{what} were {'trained on beside the others' if result.action == 'add' else 'put in place of '}"
         done += "" if result.action == "add" else f"{count(len(main.documents))} documents"
     else:
-        named = f" named {whose}" if main.by != "given documents" else ""
-        done = (
-            f"{count(len(main.documents))} documents{named} ({count(main.tokens)} tokens) were {_DONE[result.action]}"
-        )
+        named = "" if main.by in ("given documents", "oracle") else f" named by {main.by}"
+        taken = f"{count(len(main.documents))} {'gold ' if main.by == 'oracle' else ''}documents{named}"
+        done = f"{taken} ({count(main.tokens)} tokens) were {_DONE[result.action]}"
     start = "PLACEBO, other documents were taken than those named: " if result.placebo else ""
     return [f"{start}{done}{how}.", _changed(result), _sure(result)]
 

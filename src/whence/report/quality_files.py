@@ -15,7 +15,7 @@ from whence.interfaces import CorpusResult, DocumentReport
 from whence.report.audit_files import SCHEMA, write_audit
 from whence.report.console import line, overflow, say
 from whence.report.quality_page import quality_headline, quality_page
-from whence.report.records import dumps, read_record
+from whence.report.records import dumps, read_result
 from whence.report.text import one_line, percent, shorten
 from whence.runs import write_bytes
 
@@ -104,10 +104,7 @@ def load_corpus_audit(folder: Path) -> CorpusResult:
         IncompleteError: The folder holds no result.json.
         StorageError: It is damaged or has another layout.
     """
-    path = Path(folder) / "result.json"
-    if not path.is_file():
-        raise IncompleteError(f"{folder} holds no finished audit (no result.json); run `whence audit corpus`.")
-    return read_record(path, CorpusResult, SCHEMA, "a corpus audit", "run `whence audit corpus` again")
+    return read_result(folder, CorpusResult, SCHEMA, "corpus audit", "whence audit corpus")
 
 
 def read_reports(folder: Path) -> Iterator[DocumentReport]:

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from whence.errors import StorageError
+from whence.errors import IncompleteError, StorageError
 from whence.runs import read_json
 
-__all__ = ["dumps", "read_record"]
+__all__ = ["dumps", "read_record", "read_result"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -32,6 +32,29 @@ def _plain(value: Any) -> Any:
 def dumps(value: Any, indent: int | None = None) -> str:
     """JSON in ASCII: lone surrogates (settings may hold any text) and odd line ends cannot break a reader."""
     return json.dumps(_plain(value), indent=indent, ensure_ascii=True, allow_nan=False)
+
+
+def read_result(folder: Path, model: type[M], schema: int, what: str, command: str) -> M:
+    """Read the result.json of a finished piece of work.
+
+    Args:
+        folder: Where the command wrote.
+        model: What it holds.
+        schema: The layout this version reads.
+        what: What it is, without article.
+        command: The command that makes it.
+
+    Raises:
+        IncompleteError: The folder holds no result.json.
+        StorageError: It cannot be read, is damaged or has another layout.
+    """
+    path = Path(folder) / "result.json"
+    if not path.is_file():
+        raise IncompleteError(
+            f"{folder} holds no finished {what} (no result.json); run `{command}` with this folder as output."
+        )
+    article = "an" if what[0] in "aeiou" else "a"
+    return read_record(path, model, schema, f"{article} {what}", f"run `{command}` again")
 
 
 def read_record(path: Path, model: type[M], schema: int, what: str, remedy: str) -> M:
