@@ -13,11 +13,12 @@ from audit_world import train, world
 from browser import browsing, opens, sorts
 from command_line import launch
 from whence.audits import CorpusOptions, apply_audit, audit_corpus, review_sample, take_review, undo
+from whence.audits.carrying import carry, vote
 from whence.audits.corpus_rows import RawDocument, read_rows
 from whence.audits.correctness import correctness_issues, final_answer, steps, value_of
 from whence.audits.format_rules import format_issues, mended
 from whence.audits.signals import against_length, signal_issues
-from whence.audits.topics import neighbours, propagate, topics
+from whence.audits.topics import neighbours, topics
 from whence.baselines import Tfidf
 from whence.data import open_corpus
 from whence.errors import CorpusError, InputError, StaleRunError
@@ -340,9 +341,57 @@ def test_neighbours_are_the_nearest_and_never_oneself():
 
 def test_tags_are_carried_to_neighbours_only():
     near = np.array([[1], [0], [3], [2]]), np.ones((4, 1))
-    found = propagate(["port", None, None, None], near)
+    found = vote(["port", None, None, None], near)
     assert (found[1].value, found[1].given) == ("port", False)
     assert found[2] is None
+
+
+def tagged(random: np.random.Generator, count: int, noise: float = 0.0) -> tuple[Tfidf, list[str]]:
+    """Texts of three kinds, words drawn from each kind's own; a share of them says nothing of its kind."""
+    stock = {kind: [f"{kind}{i}" for i in range(60)] for kind in ("sea", "bread", "law")}
+    kinds = [str(random.choice(list(stock))) for _ in range(count)]
+    common = [f"word{i}" for i in range(200)]
+    texts = []
+    for kind in kinds:
+        own = random.choice(stock[kind], 4 if random.random() > noise else 0)
+        texts.append(" ".join([*own, *random.choice(common, 20)]))
+    return Tfidf(texts), kinds
+
+
+def test_what_is_said_of_carried_tags_holds_for_those_nobody_had():
+    random = np.random.default_rng(0)
+    made, kinds = tagged(random, 1500, noise=0.4)
+    hidden = random.random(1500) < 0.8
+    given = [None if h else kind for h, kind in zip(hidden, kinds, strict=True)]
+    found, told = carry("kind", given, made.rows, neighbours(made))
+    right = np.array([each.value == kind for each, kind in zip(found, kinds, strict=True)])
+    assert (told.given, told.carried) == (int((~hidden).sum()), int(hidden.sum()))
+    assert all(each.given != h for each, h in zip(found, hidden, strict=True))
+    assert right[~hidden].all()
+    assert told.right.low - 0.04 <= right[hidden].mean() <= told.right.high + 0.04
+    sure = np.array([each.confidence for each in found])
+    for low, high in ((0.0, 0.6), (0.6, 0.85), (0.85, 1.01)):
+        inside = hidden & (sure >= low) & (sure < high)
+        if inside.sum() >= 50:
+            assert abs(right[inside].mean() - sure[inside].mean()) < 0.12
+
+
+def test_tags_that_nothing_tells_of_are_known_to_be_chance():
+    random = np.random.default_rng(1)
+    made, kinds = tagged(random, 900)
+    shuffled = random.permutation(kinds).tolist()
+    given = [kind if number % 3 == 0 else None for number, kind in enumerate(shuffled)]
+    found, told = carry("kind", given, made.rows, neighbours(made))
+    assert told.right.value < 0.45
+    assert max(each.confidence for each in found if not each.given) < 0.6
+
+
+@pytest.mark.parametrize("given", [["a"] * 30 + [None], ["a", "b"] * 2 + [None], [None] * 3, ["a", "b"] * 20])
+def test_few_tags_or_one_value_or_none_missing_are_not_measured(given):
+    made = Tfidf([f"salt {i % 2}" for i in range(len(given))])
+    found, told = carry("kind", given, made.rows, neighbours(made))
+    assert told.right is None
+    assert [each.value for each in found if each is not None and each.given] == [v for v in given if v is not None]
 
 
 def test_topics_part_what_is_about_different_things():

@@ -14,14 +14,12 @@ self-influence and loss have to, on a small model trained on the chains with the
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from pathlib import Path
 
-import numpy as np
 from events import background
 from scenario import Scenario
-from small import train, write_rows
+from small import write_rows
 
 KINDS = ("mojibake", "html", "swapped", "truncated")
 
@@ -40,9 +38,6 @@ def main() -> None:
             wrong_chains(chains, 300 if typed.small else 600, share, seed, typed.out)
     damage.report(typed.out)
     chains.report(typed.out)
-
-
-# ---------------------------------------------------------------------- S7
 
 
 def damaged(count: int, seed: int) -> tuple[list[dict], dict[str, str]]:
@@ -99,84 +94,6 @@ def formats(scenario: Scenario, count: int, seed: int, out: Path) -> None:
         there = sum(value == kind for value in truth.values())
         scenario.add("whence", {f"precision_{kind}": right / max(1, len(first)), f"recall_{kind}": right / there})
         scenario.add("random", {f"precision_{kind}": there / len(rows)})
-
-
-# ---------------------------------------------------------------------- S5
-
-
-def chain(draw: random.Random, corrupt: bool) -> tuple[str, tuple[int, int] | None]:
-    """A chain of sums; a corrupted one has a wrong result that is put right in the next line, a clean one a check."""
-    value = draw.randint(4, 30)
-    lines = [f"We begin with {value}."]
-    steps = draw.randint(4, 7)
-    at = draw.randrange(1, steps - 1)
-    place = None
-    for number in range(steps):
-        other, add = draw.randint(2, 25), draw.random() < 0.6
-        result = value + other if add else value * other
-        sign = "+" if add else "*"
-        if number == at:
-            said = result + draw.choice((-3, -2, -1, 1, 2, 3, 10)) if corrupt else result
-            start = sum(len(line) + 1 for line in lines)
-            lines.append(f"Step: {value} {sign} {other} = {said}.")
-            place = (start, start + len(lines[-1])) if corrupt else None
-            lines.append(f"Check: {value} {sign} {other} = {result}.")
-        else:
-            lines.append(f"Step: {value} {sign} {other} = {result}.")
-        value = result
-        if value > 4000:
-            value = draw.randint(4, 30)
-            lines.append(f"Now take {value}.")
-    lines.append(f"The answer is {value}.")
-    return "\n".join(lines), place
-
-
-def wrong_chains(scenario: Scenario, count: int, share: float, seed: int, out: Path) -> None:
-    """Chains with and without a corrupted step, matched in length by construction."""
-    from whence.attributor import Attributor
-    from whence.audits import CorpusOptions, audit_corpus
-    from whence.audits.statistics import auroc, average_precision
-
-    draw = random.Random(seed)
-    rows, places = [], {}
-    for number in range(count):
-        corrupt = number < share * count
-        text, place = chain(draw, corrupt)
-        rows.append({"id": f"c{number}", "text": text})
-        if place is not None:
-            places[f"c{number}"] = place
-    draw.shuffle(rows)
-    folder = out / f"s5-{int(100 * share)}-{seed}"
-    train(folder, rows, seed=seed, epochs=20, vocabulary=512)
-    owner = Attributor(folder / "run", model=str(folder / "model"), data=[str(folder / "corpus.jsonl")])
-    _, reports = audit_corpus([str(folder / "corpus.jsonl")], CorpusOptions(), owner=owner)
-    bad = np.array([each.id in places for each in reports])
-    checked = np.array(
-        [
-            max((i.confidence for i in each.issues if i.kind in ("wrong chain", "arithmetic")), default=0.0)
-            for each in reports
-        ]
-    )
-    located = []
-    for each in reports:
-        issue = next((i for i in each.issues if i.kind == "wrong chain"), None)
-        if each.id in places:
-            start, stop = places[each.id]
-            located.append(issue is not None and start <= issue.start < stop)
-    signals = {
-        "whence (checks)": checked,
-        "self-influence": np.array([each.signals["self-influence z"] for each in reports]),
-        "loss": np.array([each.signals["loss z"] for each in reports]),
-        "length": np.array([float(each.characters) for each in reports]),
-        "random": np.random.default_rng(seed).random(len(reports)),
-    }
-    tag = f"{int(100 * share)}%"
-    for name, values in signals.items():
-        first = np.argsort(-values, kind="stable")[: min(50, int(bad.sum()))]
-        figures = {f"auprc_{tag}": average_precision(values, bad), f"auroc_{tag}": auroc(values, bad)}
-        scenario.add(name, {**figures, f"precision_first_{tag}": float(bad[first].mean())})
-    scenario.add("whence (checks)", {f"step_located_{tag}": float(np.mean(located))})
-    (folder / "gold.json").write_text(json.dumps(places))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ corpus        corpus.py        what is wrong with this data? one row per documen
               corpus_rows.py                   rows as text
               format_rules.py correctness.py   rules; what a machine can check
               language.py topics.py signals.py language, topics, what the model knows
+              carrying.py                      tags carried over to documents without
               reviewing.py applying.py         people's verdicts; the corpus without what is wrong
 evidence      evidence.py      scores of all documents for all questions, kept on disk
               documents.py     copies taken together, pairs held against the null

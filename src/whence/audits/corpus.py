@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import whence
+from whence.audits.carrying import carry
 from whence.audits.clusters import members_of, near_duplicates
 from whence.audits.corpus_rows import RawDocument, read_rows
 from whence.audits.correctness import correctness_issues, steps
 from whence.audits.format_rules import format_issues
 from whence.audits.language import language_of
 from whence.audits.signals import signal_issues, signals_of
-from whence.audits.topics import neighbours, propagate, topics
+from whence.audits.topics import neighbours, topics
 from whence.baselines import Tfidf, words
 from whence.errors import CorpusError
 from whence.interfaces import CorpusResult, Skip
-from whence.interfaces.quality import Action, DocumentReport, Issue, IssueCount, TagValue
+from whence.interfaces.quality import Action, CarriedTag, DocumentReport, Issue, IssueCount, TagValue
 
 if TYPE_CHECKING:
     from whence.attributor import Attributor
@@ -99,7 +100,7 @@ def audit_corpus(
     clusters = near_duplicates([document.text for document in documents], options.duplicates)
     for number, found in _copies(documents, clusters):
         issues[number].append(found)
-    tags = _tags(documents, options, issues)
+    tags, carried = _tags(documents, options, issues)
     signals = signals_of(owner, documents, options.trusted, report) if owner is not None else [{} for _ in documents]
     for number, more in enumerate(signal_issues(signals)):
         issues[number] += more
@@ -119,6 +120,7 @@ def audit_corpus(
         reports=tuple(ranked[: options.shown]),
         counts=tuple(counted(reports)),
         tags=_tag_counts(reports),
+        carried=tuple(carried),
         actions=dict(Counter(each.action for each in reports)),
         placebo=options.placebo,
         settings={
@@ -156,8 +158,8 @@ def _copies(documents: Sequence[RawDocument], clusters: np.ndarray) -> list[tupl
 
 def _tags(
     documents: Sequence[RawDocument], options: CorpusOptions, issues: list[list[Issue]]
-) -> list[dict[str, TagValue]]:
-    """Tags of every document; documents in another language than the rest get an issue."""
+) -> tuple[list[dict[str, TagValue]], list[CarriedTag]]:
+    """Tags of every document, and what was carried over; documents in another language than the rest get an issue."""
     made = Tfidf([document.text for document in documents])
     near = neighbours(made)
     out: list[dict[str, TagValue]] = [{"topic": value} for value in topics(made, options.topics, options.seed)]
@@ -177,15 +179,19 @@ def _tags(
         if checked:
             wrong = any(not step.right_sum for step in checked)
             out[number]["correctness"] = TagValue(value="wrong sum" if wrong else "sums right", confidence=0.95)
+    carried: list[CarriedTag] = []
     for name in dict.fromkeys(key for document in documents for key in document.tags):
         given = [document.tags.get(name) for document in documents]
         there = {value for value in given if value is not None}
         if not _PROPAGATED[0] <= len(there) <= min(_PROPAGATED[1], max(2, len(documents) // 4)):
             continue
-        for number, value in enumerate(propagate(given, near)):
+        values, told = carry(name, given, made.rows, near, options.seed)
+        for number, value in enumerate(values):
             if value is not None:
                 out[number].setdefault(name, value)
-    return out
+        if told.carried:
+            carried.append(told)
+    return out, carried
 
 
 def _format(document: RawDocument) -> str:

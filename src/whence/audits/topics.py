@@ -1,12 +1,9 @@
-"""What documents are about: clusters of words with readable labels, and tags carried over from neighbours.
+"""What documents are about: clusters of words with readable labels, and which documents are near each other.
 
 Topics: TF-IDF, reduced to a few directions by a truncated singular value decomposition (latent semantic analysis,
-Deerwester et al. 1990), then k-means; a topic is called by the words that stand out in it. A tag that only some
-documents have is given to others by the vote of their nearest neighbours, weighted by cosine; the confidence is the
-share of the vote.
+Deerwester et al. 1990), then k-means; a topic is called by the words that stand out in it.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +15,7 @@ from scipy.sparse.linalg import svds
 from whence.baselines import Tfidf
 from whence.interfaces.quality import TagValue
 
-__all__ = ["Neighbours", "neighbours", "propagate", "topics"]
+__all__ = ["Neighbours", "neighbours", "topics"]
 
 _DIRECTIONS = 32
 _BLOCK = 2048
@@ -85,31 +82,3 @@ def neighbours(texts: Tfidf, k: int = 8) -> Neighbours:
         found[start : start + len(block)] = np.take_along_axis(order, turned, axis=1)
         cosines[start : start + len(block)] = np.take_along_axis(values, turned, axis=1)
     return found, cosines
-
-
-def propagate(tags: Sequence[str | None], near: Neighbours) -> list[TagValue | None]:
-    """A tag for every document, those that have one keeping it.
-
-    Args:
-        tags: The tag of each, None where it is missing.
-        near: Neighbours of each.
-
-    Returns:
-        None where no neighbour has the tag.
-    """
-    holders = [value is not None for value in tags]
-    out: list[TagValue | None] = []
-    for number, value in enumerate(tags):
-        if value is not None:
-            out.append(TagValue(value=value, confidence=1.0, given=True))
-            continue
-        votes: defaultdict[str, float] = defaultdict(float)
-        for other, cosine in zip(near[0][number].tolist(), near[1][number].tolist(), strict=True):
-            if holders[other] and cosine > 0:
-                votes[str(tags[other])] += cosine
-        if not votes:
-            out.append(None)
-            continue
-        (best, weight), *_ = Counter(votes).most_common(1)
-        out.append(TagValue(value=best, confidence=weight / sum(votes.values())))
-    return out

@@ -103,6 +103,27 @@ class IssueCount(_Frozen):
     precision: Estimate | None = None
 
 
+class CarriedTag(_Frozen):
+    """A tag that some documents had and others were given.
+
+    Attributes:
+        name: Of the tag.
+        given: Documents that had it.
+        carried: Documents it was given to.
+        by: How.
+        right: Share of the documents that had it which are given the same tag when theirs is hidden (five folds), with
+            Wilson's interval; None where too few had it.
+        macro_f1: Mean F1 of the values on the same; None likewise.
+    """
+
+    name: str
+    given: int
+    carried: int
+    by: str
+    right: Estimate | None = None
+    macro_f1: float | None = None
+
+
 class CorpusResult(_Frozen):
     """A whole corpus audit.
 
@@ -113,6 +134,7 @@ class CorpusResult(_Frozen):
         reports: Documents with an issue or asked for, most worth a look first; all are in the table beside the page.
         counts: Kinds of issues.
         tags: Tag -> value -> documents.
+        carried: Tags that some documents had and others were given.
         actions: Action -> documents.
         sampled: Documents of a random sample that were reviewed, and how many of them had any issue in truth.
         missed: Share of documents without a reported issue in which the reviewer found one, with its interval.
@@ -129,6 +151,7 @@ class CorpusResult(_Frozen):
     reports: tuple[DocumentReport, ...]
     counts: tuple[IssueCount, ...]
     tags: Mapping[str, Mapping[str, int]] = {}
+    carried: tuple[CarriedTag, ...] = ()
     actions: Mapping[str, int] = {}
     sampled: int = 0
     missed: Estimate | None = None

@@ -1,10 +1,10 @@
 """The page of a corpus audit: what is wrong how often, what to do, the review queue."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Literal
 
 from whence.interfaces import CorpusResult, DocumentReport, Issue
-from whence.interfaces.quality import Action
+from whence.interfaces.quality import Action, CarriedTag
 from whence.report.audit_frame import Cell, Column, Section, audit_page, badge, figure, items, table
 from whence.report.charts import bars
 from whence.report.markup import Html, join, tag
@@ -61,7 +61,7 @@ def quality_page(result: CorpusResult) -> str:
         ],
         sections=[
             Section("issues", "Issues", _issues(result)),
-            Section("tags", "Tags", _tags(result.tags)),
+            Section("tags", "Tags", _tags(result)),
             Section("queue", "Review queue", _queue(result)),
             Section("skipped", "Rows that could not be read", _skipped(result)),
         ],
@@ -111,14 +111,36 @@ def _issues(result: CorpusResult) -> Html:
     return join([tag("ul", *meanings, cls="plain why"), charts, table(columns, rows, "kinds")])
 
 
-def _tags(tags: Mapping[str, Mapping[str, int]]) -> Html:
+def _tags(result: CorpusResult) -> Html:
     charts = []
-    for number, (name, values) in enumerate(tags.items()):
+    for number, (name, values) in enumerate(result.tags.items()):
         rows = [{"value": value, "documents": documents} for value, documents in list(values.items())[:12]]
         if len(values) > 1 and number < 8:
             drawn = bars(rows, x="documents", y="value", title=name, unit="documents", prefix=f"tag{number}")
             charts.append(figure(drawn, name))
-    return tag("div", *charts, cls="charts") if charts else Html("")
+    drawn = tag("div", *charts, cls="charts") if charts else Html("")
+    return join([drawn, _carried(result.carried)])
+
+
+def _carried(tags: Sequence[CarriedTag]) -> Html:
+    if not tags:
+        return Html("")
+    columns = [
+        Column("Tag"), Column("Documents that had it", "number"), Column("Given to", "number"), Column("By"),
+        Column("Right when hidden (95 %)"), Column("Macro-F1", "number"),
+    ]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for each in tags:
+        sure = each.right
+        told = (
+            "not measured: too few"
+            if sure is None
+            else f"{percent(sure.value)} ({percent(sure.low)} to {percent(sure.high)})"
+        )
+        f1 = None if each.macro_f1 is None else round(each.macro_f1, 2)
+        rows.append([each.name, each.given, each.carried, each.by, told, f1])
+    said = "Tags that some rows had and others were given; the tags of those that had them were hidden in turn."
+    return join([tag("p", said), table(columns, rows, "carried")])
 
 
 def _queue(result: CorpusResult) -> Html:
