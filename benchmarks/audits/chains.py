@@ -36,7 +36,7 @@ def main() -> None:
         brackets(scenario, typed.table, 300 if typed.small else 980, seed, typed.out)
         for share in (0.05, 0.2):
             wrong_chains(scenario, 300 if typed.small else 600, share, seed, typed.out)
-        scenario.report(typed.out)
+        scenario.report(typed.out, judged=("whence", "self-influence"))
 
 
 def brackets(scenario: Scenario, table: Path | None, count: int, seed: int, out: Path) -> None:

@@ -7,7 +7,7 @@
 500 facts, each in one document that says it in one to three templates; the question is a template that was held out.
 Decoys are facts of the same subject and facts with the same object. Tail-patch: what one training step on the document
 that a method ranks first adds to the log-probability of the answer, and a sign test against BM25's, question by
-question.
+question, over the first 100 questions.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ INVENTED = {
                "Abroad, [X] sells"),
 }  # fmt: skip
 OBJECTS = {"founder": SURNAMES, "goods": THINGS, "neighbour": PLACES, "mayor": SURNAMES, "export": THINGS}
+
+
+PATCHED = 100  # questions whose first documents are stepped on
 
 
 @dataclass(frozen=True)
@@ -141,8 +144,6 @@ def _one(scenario: Scenario, made: Sequence[Fact], count: int, seed: int, typed)
 
     from whence.audits.evidence import gather
     from whence.data import load_queries
-    from whence.fidelity import LanguageTask, load_training
-    from whence.fidelity.patches import Patches
 
     rows, asked, gold = world(made, count, seed)
     folder = train(typed.out / f"s8-{seed}", rows, seed=seed)
@@ -156,21 +157,31 @@ def _one(scenario: Scenario, made: Sequence[Fact], count: int, seed: int, typed)
         "whence": found.influence, "gradient dot": found.dots, "BM25": found.lexical, "hidden states": found.states,
         "random": np.random.default_rng(seed).random(found.influence.shape),
     }  # fmt: skip
+    patched = _patched(owner, folder, queries[:PATCHED], {name: methods[name][:PATCHED] for name in ("whence", "BM25")})
+    entries = [gold[query.id] for query in queries]
+    for name, scores in methods.items():
+        scenario.add(name, _figures(scores, entries, place))
+    for name, each in patched.items():
+        scenario.add(name, {"tail_patch": float(each.mean())})
+    turned = entries[1:] + entries[:1]
+    scenario.add("placebo", _figures(found.influence, turned, place))
+    more, less = int((patched["whence"] > patched["BM25"]).sum()), int((patched["whence"] < patched["BM25"]).sum())
+    p = binomtest(more, more + less, alternative="greater").pvalue if more + less else 1.0
+    scenario.add("whence", {"tail_patch_sign_p": float(p), "same_first_as_bm25": 1 - (more + less) / PATCHED})
+
+
+def _patched(owner, folder: Path, queries: Sequence, methods: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What one step on the document that each method ranks first adds to log p of each answer, nats."""
+    from whence.fidelity import LanguageTask, load_training
+    from whence.fidelity.patches import Patches
+
     tops = {name: scores.argmax(axis=1) for name, scores in methods.items()}
     training, _ = load_training(folder / "training.json")
     task = LanguageTask(owner.run.corpus, folder / "model", training, owner.encode_queries(queries), scratch=False)
     chosen = sorted({int(n) for each in tops.values() for n in each})
     gains = Patches(folder / "patches", task).gains(chosen)
     row = {number: at for at, number in enumerate(chosen)}
-    patched = {name: np.array([gains[row[int(n)], q] for q, n in enumerate(each)]) for name, each in tops.items()}
-    entries = [gold[query.id] for query in queries]
-    for name, scores in methods.items():
-        scenario.add(name, {**_figures(scores, entries, place), "tail_patch": float(patched[name].mean())})
-    turned = entries[1:] + entries[:1]
-    scenario.add("placebo", _figures(found.influence, turned, place))
-    more, less = int((patched["whence"] > patched["BM25"]).sum()), int((patched["whence"] < patched["BM25"]).sum())
-    p = binomtest(more, more + less, alternative="greater").pvalue if more + less else 1.0
-    scenario.add("whence", {"tail_patch_sign_p": float(p), "same_first_as_bm25": 1 - (more + less) / len(queries)})
+    return {name: np.array([gains[row[int(n)], q] for q, n in enumerate(each)]) for name, each in tops.items()}
 
 
 def _figures(scores: np.ndarray, entries: Sequence[dict], place: dict[str, int]) -> dict[str, float]:
