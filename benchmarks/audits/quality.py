@@ -14,7 +14,9 @@ known.
 from __future__ import annotations
 
 import argparse
+import csv
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np

@@ -35,7 +35,8 @@ __all__ = ["CorpusOptions", "audit_corpus", "counted"]
 Report = Callable[[str, int, int], None]
 _HARM: Mapping[Action, float] = {"keep": 0.1, "relabel": 0.8, "fix": 0.6, "drop": 1.0}
 _CALLED = 0.6  # confidence from which an issue decides the action
-_PROPAGATED = (2, 40)  # least and most values of a tag that is carried over
+_CARRIED = (2, 200)  # least and most values of a tag that is carried over
+_EACH = 5  # documents that each of its values has on average
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,8 @@ def _tags(
     carried: list[CarriedTag] = []
     for name in dict.fromkeys(key for document in documents for key in document.tags):
         given = [document.tags.get(name) for document in documents]
-        there = {value for value in given if value is not None}
-        if not _PROPAGATED[0] <= len(there) <= min(_PROPAGATED[1], max(2, len(documents) // 4)):
+        held = [value for value in given if value is not None]
+        if not _CARRIED[0] <= len(set(held)) <= min(_CARRIED[1], max(2, len(held) // _EACH)):
             continue
         values, told = carry(name, given, made.rows, near, options.seed)
         for number, value in enumerate(values):
