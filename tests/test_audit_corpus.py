@@ -17,7 +17,7 @@ from whence.audits.carrying import carry, vote
 from whence.audits.corpus_rows import RawDocument, read_rows
 from whence.audits.correctness import correctness_issues, final_answer, steps, value_of
 from whence.audits.format_rules import format_issues, mended
-from whence.audits.signals import against_length, signal_issues
+from whence.audits.signals import against_length, signal_issues, suspicion
 from whence.audits.topics import neighbours, topics
 from whence.baselines import Tfidf
 from whence.data import open_corpus
@@ -400,6 +400,18 @@ def test_topics_part_what_is_about_different_things():
     found = [each.value for each in topics(Tfidf(texts), 2)]
     assert len(set(found[:12])) == len(set(found[12:])) == 1
     assert found[0] != found[-1]
+
+
+def test_what_stands_out_less_is_still_looked_at_in_order():
+    at = np.linspace(-3, 12, 400)
+    sure = np.array([suspicion({"loss z": z, "self-influence z": -1.0, "trusted z": 5.0}) for z in at])
+    assert (np.diff(sure) >= 0).all()
+    assert np.diff(sure).max() < 0.02
+    assert (sure[at <= 0] == 0).all()
+    for z in (3.6, 5.0, 40.0):
+        (issue,) = signal_issues([{"loss z": z}])[0]
+        assert issue.confidence == suspicion({"loss z": z})
+    assert suspicion({"trusted z": -2.0}) == suspicion({"loss z": 2.0})
 
 
 def test_length_is_taken_out_of_signals():

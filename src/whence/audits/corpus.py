@@ -19,7 +19,7 @@ from whence.audits.corpus_rows import RawDocument, read_rows
 from whence.audits.correctness import correctness_issues, steps
 from whence.audits.format_rules import format_issues
 from whence.audits.language import language_of
-from whence.audits.signals import signal_issues, signals_of
+from whence.audits.signals import signal_issues, signals_of, suspicion
 from whence.audits.topics import neighbours, topics
 from whence.baselines import Tfidf, words
 from whence.errors import CorpusError
@@ -49,7 +49,7 @@ class CorpusOptions:
         topics: Number of topics; by the corpus's size if None.
         trusted: Answers that should become likelier: documents that oppose them are suspect (needs a run).
         shown: Documents on the page.
-        placebo: Shuffle which document each issue is said of: a review must then find chance.
+        placebo: Shuffle which document each issue and signal is said of: a review must then find chance.
         seed: Of what is drawn.
     """
 
@@ -108,6 +108,7 @@ def audit_corpus(
     if options.placebo:
         order = np.random.default_rng(options.seed).permutation(len(issues))
         issues = [issues[n] for n in order.tolist()]
+        signals = [signals[n] for n in order.tolist()]
     reports = [
         _report(document, tags[n], issues[n], int(clusters[n]), signals[n]) for n, document in enumerate(documents)
     ]
@@ -252,7 +253,9 @@ def _report(
         signals=signals,
         action="keep" if deciding is None else deciding.action,
         reason="nothing was found" if deciding is None else f"{deciding.kind}: {deciding.reason}",
-        priority=max((each.confidence * _HARM[each.action] for each in issues), default=0.0),
+        priority=max(
+            [suspicion(signals) * _HARM["relabel"], *(each.confidence * _HARM[each.action] for each in issues)]
+        ),
         snippet=document.text[:300],
     )
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from whence.attributor import Attributor
     from whence.interfaces import Query
 
-__all__ = ["against_length", "signal_issues", "signals_of"]
+__all__ = ["against_length", "signal_issues", "signals_of", "suspicion"]
 
 Array = NDArray[np.float64]
 Report = Callable[[str, int, int], None]
@@ -84,16 +84,33 @@ def signal_issues(signals: Sequence[Mapping[str, float]]) -> list[list[Issue]]:
     return [_issues(each) for each in signals]
 
 
+_TOLD = (
+    ("self-influence", 1, "nothing else in the corpus supports it: wrong, or unlike all the rest"),
+    ("loss", 1, "the model finds it unlikely even after training on it"),
+    ("trusted", -1, "it speaks against the trusted answers"),
+)
+
+
+def _sure(z: float) -> float:
+    """A reason to look, never to drop: grows with the distance, faster before it stands out than after."""
+    return min(0.59, 0.3 + 0.04 * z) if z > _OUT else (0.3 + 0.04 * _OUT) * (max(0.0, z) / _OUT) ** 2
+
+
+def suspicion(found: Mapping[str, float]) -> float:
+    """How far a document's signals say that something is wrong, 0 to 0.59, also where none stands out by itself.
+
+    >>> suspicion({}), suspicion({"loss z": -2.0}), suspicion({"loss z": 1.75, "trusted z": 9.0})
+    (0.0, 0.0, 0.11)
+    """
+    return max(_sure(sign * found.get(f"{name} z", 0.0)) for name, sign, _ in _TOLD)
+
+
 def _issues(found: Mapping[str, float]) -> list[Issue]:
     out = []
-    for name, sign, words in (
-        ("self-influence", 1, "nothing else in the corpus supports it: wrong, or unlike all the rest"),
-        ("loss", 1, "the model finds it unlikely even after training on it"),
-        ("trusted", -1, "it speaks against the trusted answers"),
-    ):
+    for name, sign, words in _TOLD:
         z = sign * found.get(f"{name} z", 0.0)
         if z > _OUT:
-            sure = float(min(0.59, 0.3 + 0.04 * z))  # a reason to look, never to drop
+            sure = _sure(z)
             told = f"{name} is {z:.1f} spreads from documents of its length: {words}"
             out.append(Issue(kind=name, confidence=sure, reason=told, action="relabel"))
     return out
