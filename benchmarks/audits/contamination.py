@@ -105,7 +105,9 @@ def run(leaks, dates, made, each, background, times, seed, typed) -> None:
         figures["paraphrase_once_tpr5"] = found["paraphrase", "presence"].at_5
     for name in ("verbatim", "paraphrase"):
         moved = loss["held out"] - loss[name] > MOVED
-        figures[f"effect_{'moved' if moved else 'not_moved'}"] = found[name, "effect"].auroc.value
+        key, worse = ("effect_moved", min) if moved else ("effect_not_moved", max)
+        area = found[name, "effect"].auroc.value
+        figures[key] = worse(area, figures.get(key, area))  # of two such groups the one that speaks against the audit
         print(f"  seed {seed} ×{times} {name}: loss {loss[name]:.2f}, held out {loss['held out']:.2f}", flush=True)
     hits = [i for i in result.items if i.known != "held out"]
     figures["found_first"] = float(np.mean([i.documents[0].id.split("#")[0] == f"leak-{i.id}" for i in hits]))
