@@ -10,6 +10,8 @@ import pytest
 
 from command_line import ASK, codes, index_of, result
 from conftest import WORD_COUNT, causal_lm, documents, save_model, shake, write_jsonl
+from whence.cli.opening import refuse_unusable
+from whence.errors import InputError
 
 
 def test_a_folder_without_a_run(refused, tmp_path):
@@ -67,6 +69,7 @@ def test_the_index_that_was_made_is_the_one_that_is_read(whence, refused, copy):
 
 def test_results_that_would_overwrite_a_file(refused, finished, data):
     refused("trace", "--run", finished, *ASK, "--out", data, says=("--out", "is a file"))
+    refused("trace", "--run", finished, *ASK, "--out", f"{data}/inside", says=("--out", str(data), "is a file"))
 
 
 def test_an_adapter_that_is_none(refused, tmp_path, model, data):
@@ -171,3 +174,14 @@ def test_a_disk_too_small_is_told_before(refused, monkeypatch, copy):
 def test_a_folder_that_may_not_be_written(refused, tmp_path, model, data):
     tmp_path.chmod(0o500)
     refused("fit", "--run", tmp_path / "r", "-m", model, "-d", data, says=("no permission", "--run"))
+
+
+def test_a_result_folder_that_cannot_be_made_is_refused_at_once(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "access", lambda path, mode: asked.append(path) or False)
+    with pytest.raises(InputError, match="no permission to write"):
+        refuse_unusable(tmp_path / "deep" / "down")
+    assert asked == [tmp_path]
+    monkeypatch.undo()
+    refuse_unusable(tmp_path / "deep" / "down")
+    refuse_unusable(None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whence.cli import options as o
-from whence.cli.opening import DEFAULT_RUN, console_of, open_run, work
+from whence.cli.opening import DEFAULT_RUN, console_of, open_run, refuse_unusable, work
 from whence.errors import InputError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def safety(
         null=load_queries(null) if null else (), placebo=placebo, by=by or (), seed=seed,
         direction=direction, depth=depth,
     )  # fmt: skip
-    refuse_file(out)
+    refuse_unusable(out)
     owner = open_run(run, model, data, values, device)
     if not prepared(owner, exact, index):
         return
@@ -171,7 +171,7 @@ def contamination(
         top=top, fdr=fdr, exact=exact, index=index, checkpoints=checkpoints or (), placebo=placebo, seed=seed
     )
     plant = _plant(planted, training, seed)
-    refuse_file(out)
+    refuse_unusable(out)
     owner = open_run(run, model, data, values, device)
     if not prepared(owner, exact, index):
         return
@@ -199,12 +199,6 @@ def _plant(planted: int, training: Path | None, seed: int) -> "PlantOptions":
     for note in notes:
         console_of(stderr=True).print(f"{training}: {note}", style="dim", markup=False)
     return PlantOptions(each=planted, training=found, seed=seed)
-
-
-def refuse_file(out: Path | None) -> None:
-    """Refuse a result folder that is a file."""
-    if out is not None and out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; give a folder, which is made if it does not exist.")
 
 
 def prepared(owner: "Attributor", exact: bool, index: str | None) -> bool:

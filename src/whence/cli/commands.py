@@ -9,7 +9,7 @@ from whence.cli import options as o
 from whence.cli.audits import audit_app
 from whence.cli.intervene import intervene
 from whence.cli.lab import evaluate, tune
-from whence.cli.opening import DEFAULT_RUN, console_of, open_run, work
+from whence.cli.opening import DEFAULT_RUN, console_of, open_run, refuse_unusable, work
 from whence.cli.quality import apply, corpus
 from whence.errors import InputError, QueryError
 
@@ -273,8 +273,7 @@ def trace(
     from whence.report import save, show
 
     queries = _queries(prompt, completion, contrast, span, query)
-    if out is not None and out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; give a folder, which is made if it does not exist.")
+    refuse_unusable(out)
     chosen = None if candidates is None else _lines(candidates)
     owner = open_run(run, model, data, locals(), device)
     owner.encode_queries(queries)  # a query that cannot be used is refused before hours of fitting

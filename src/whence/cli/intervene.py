@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whence.cli import options as o
-from whence.cli.audits import named, prepared, refuse_file, typed
+from whence.cli.audits import named, prepared, typed
 from whence.cli.lab import default_workers, start_of, training_of
-from whence.cli.opening import DEFAULT_RUN, console_of, open_run
+from whence.cli.opening import DEFAULT_RUN, console_of, open_run, refuse_unusable
 from whence.errors import InputError
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def intervene(
         seeds=seeds, relearn=relearn, controls=controls, exact=exact, index=index, placebo=placebo, unlearn=settings,
         unseen=_queries(unseen), workers=1, seed=seed,
     )  # fmt: skip
-    refuse_file(out)
+    refuse_unusable(out)
     values = {"config": config, "damping": damping, "weight_decay": weight_decay}
     owner = open_run(run, model, data, values, device)
     how = training_of(owner, training)

@@ -1,5 +1,6 @@
 """What every command does first: open a run, find its shares, do the work with a progress bar."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from whence.errors import InputError
 if TYPE_CHECKING:
     from whence.attributor import Attributor, Step
 
-__all__ = ["DEFAULT_RUN", "console_of", "open_run", "shares_of", "work"]
+__all__ = ["DEFAULT_RUN", "console_of", "open_run", "refuse_unusable", "shares_of", "work"]
 
 DEFAULT_RUN = Path("whence-run")
 
@@ -82,3 +83,20 @@ def work(owner: "Attributor", steps: "list[Step]", shares: str | None) -> bool:
         markup=False,
     )
     return False
+
+
+def refuse_unusable(out: Path | None) -> None:
+    """Refuse a result folder that is a file, or could not be made, before hours of work.
+
+    Raises:
+        InputError: See above; says which part of the path is in the way.
+    """
+    if out is None:
+        return
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; give a folder, which is made if it does not exist.")
+    there = next(each for each in (out.absolute(), *out.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise InputError(f"--out {out}: {there} is a file, so no folder can be made in it; give another one.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"--out {out}: no permission to write in {there}; give a folder you may write to.")

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from whence.cli import options as o
-from whence.cli.audits import OUT, PLACEBO, SEED, refuse_file, typed
-from whence.cli.opening import console_of, open_run, work
+from whence.cli.audits import OUT, PLACEBO, SEED, typed
+from whence.cli.opening import console_of, open_run, refuse_unusable, work
 from whence.errors import InputError
 
 __all__ = ["apply", "corpus"]
@@ -48,7 +48,7 @@ def corpus(
     from whence.launch import progress
     from whence.report import save_corpus_audit, show_corpus_audit
 
-    refuse_file(out)
+    refuse_unusable(out)
     owner = None
     if run is not None or model is not None:
         from whence.attributor import fit_steps

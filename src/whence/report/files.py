@@ -84,4 +84,4 @@ def load(folder: Path) -> TraceResult:
         IncompleteError: The folder holds no result.json.
         StorageError: It cannot be read, is damaged or has another layout.
     """
-    return read_result(folder, TraceResult, SCHEMA, "trace", "whence trace")
+    return read_result(folder, TraceResult, SCHEMA, "trace result", "whence trace")
