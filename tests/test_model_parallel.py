@@ -132,6 +132,25 @@ def test_a_failure_ends_all_processes(corpus):
     assert not (folder / "fails" / "run.json").exists()
 
 
+SCRIPT = """
+from parallel_worker import held
+from whence.launch import follow_leader
+from whence.model import Placement, load_model
+if not follow_leader():
+    loaded = load_model("llama", placement=Placement(parallel="fsdp"))
+    print("held", held(loaded.model))
+"""
+
+
+def test_a_script_needs_no_farewell(corpus):
+    folder, _ = corpus
+    (folder / "script.py").write_text(SCRIPT)
+    ran = torchrun("script.py", cwd=folder)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "held 0.5" in ran.stdout
+    assert "terminate called" not in ran.stderr
+
+
 def test_sharing_needs_torchrun(corpus):
     with pytest.raises(InputError, match="torchrun"):
         load_model(str(corpus[0] / "llama"), placement=Placement(parallel="fsdp"))

@@ -26,7 +26,7 @@ from rich.progress import (
 from rich.text import Text
 
 from whence.attributor import Step, run_steps
-from whence.model import follow, join_team, load_model
+from whence.model import dismiss, follow, join_team, load_model
 
 __all__ = ["follow_leader", "merge", "progress", "run_here", "waiting"]
 
@@ -147,6 +147,7 @@ def follow_leader() -> bool:
     if not join_team():
         return False
     follow(load_model)
+    dismiss()
     return True
 
 

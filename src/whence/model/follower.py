@@ -66,6 +66,8 @@ class _ToldGradient(torch.autograd.Function):
     @staticmethod
     def backward(_: Any, __: Tensor) -> Tensor:
         header, tensors = receive()
+        if header["do"] == "stop":
+            raise RuntimeError("remote process exited between a forward and a backward pass")
         assert header["do"] == "backward", f"the leader went on with {header['do']!r} in a backward pass"
         return tensors["gradient"]
 

@@ -7,6 +7,7 @@ from it, decided or written is the leader's alone. This file knows processes and
 A message is a header in JSON and the tensors that it names.
 """
 
+import atexit
 import json
 import os
 import re
@@ -101,6 +102,7 @@ def join_team() -> bool:
             "torchrun --nproc-per-node N -m whence …, or unset it to work in one process."
         ) from error
     _team = _Team(rank, size, device)
+    atexit.register(dismiss)
     return rank > 0
 
 
@@ -143,7 +145,10 @@ def release() -> None:
 
 
 def dismiss() -> None:
-    """Let the followers go."""
+    """Let the followers go, and part from the other processes.
+
+    Every process does it before it ends: gloo's threads end the interpreter with an abort where they outlive it.
+    """
     global _team
     if leads():
         send({"do": "stop"})
