@@ -14,8 +14,10 @@ texts.py       documents as words, for BM25
 trace.py       the main job
 siblings.py    a run beside another one, with other sites or another fit
 matrices.py    whole matrices of scores; self-influence
+checkpoints.py earlier states of the training
 """
 
+from whence.attributor.checkpoints import Checkpoint
 from whence.attributor.config import FitConfig, ModelConfig, RunConfig
 from whence.attributor.core import Attributor, model_coverage
 from whence.attributor.fitting import fit_steps
@@ -29,18 +31,22 @@ from whence.attributor.matrices import (
     self_scores,
 )
 from whence.attributor.modules import attribute
+from whence.attributor.search import Question, ask
 from whence.attributor.siblings import sibling
 from whence.attributor.steps import Step, batches, run_steps
 from whence.attributor.trace import TraceOptions, trace_name
 
 __all__ = [
     "Attributor",
+    "Checkpoint",
     "FitConfig",
     "ModelConfig",
+    "Question",
     "RunConfig",
     "SelfScores",
     "Step",
     "TraceOptions",
+    "ask",
     "attribute",
     "batches",
     "exact_influence",

@@ -1,0 +1,70 @@
+"""From what is typed to a method: ``name`` or ``name:setting=value,setting=value``.
+
+    ekfac                       influence with EK-FAC, the default damping
+    logra:k=64,damping=0.1      LoGra, 64 coordinates on each side of a site
+    tracin                      over the checkpoints that --checkpoints names
+
+Lists have + between their values. The table of methods is in `registry.py`.
+"""
+
+import difflib
+
+from pydantic import ValidationError
+
+from whence.errors import InputError
+from whence.methods.base import Method
+from whence.methods.registry import METHODS
+
+__all__ = ["parse_method"]
+
+
+def parse_method(text: str) -> Method:
+    """A method from its spec.
+
+    Raises:
+        InputError: There is no such method or setting, or a value is out of range; names those there are.
+
+    >>> parse_method("ekfac:damping=0.5").spec
+    'ekfac:damping=0.5'
+    """
+    name, _, rest = text.strip().partition(":")
+    kind = METHODS.get(name)
+    if kind is None:
+        near = difflib.get_close_matches(name, METHODS, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"there is no method {name!r}.{hint} There are: {', '.join(METHODS)}.")
+    values: dict[str, object] = {}
+    for part in filter(None, (piece.strip() for piece in rest.split(","))):
+        key, equals, value = part.partition("=")
+        key = key.strip()
+        if not equals or key in values:
+            raise InputError(
+                f"method {text!r}: settings are written name=value with commas between, each once; got {part!r}."
+            )
+        values[key] = value.strip().split("+") if "+" in value and not _number(value) else value.strip()
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"method {text!r}: {_complaint(kind, error)}") from error
+
+
+def _number(text: str) -> bool:
+    """Whether a + belongs to a number, as in 1e+3."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _complaint(kind: type[Method], error: ValidationError) -> str:
+    lines = []
+    for each in error.errors():
+        place = ".".join(map(str, each["loc"]))
+        if each["type"] == "extra_forbidden":
+            known = ", ".join(kind.model_fields) or "none"
+            lines.append(f"it has no setting {place!r}; its settings: {known}")
+        else:
+            message = each["msg"].removeprefix("Value error, ")
+            lines.append(f"{place}: {message} (got {each['input']!r})" if place else message)
+    return "; ".join(lines)
