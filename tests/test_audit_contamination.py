@@ -1,6 +1,7 @@
 """`whence audit contamination` from a benchmark to a page, on a model trained here; spacings; items; planting."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import pytest
 from audit_world import benchmark, train
 from browser import browsing, narrows, opens, sorts
 from command_line import launch
-from whence.audits import load_items
+from whence.audits import Item, PlantOptions, load_items
 from whence.audits.accuracy import headline
+from whence.audits.contamination import _askable
 from whence.audits.exposure import judge_exposure
-from whence.audits.planting import caught
+from whence.audits.items import asked
+from whence.audits.planting import _leaked_by, _named, caught
 from whence.audits.spacings import spaced
 from whence.errors import InputError, QueryError
 from whence.interfaces.audits import Exposure
@@ -78,6 +81,18 @@ def test_a_placebo_finds_no_exposure(place, tmp_path):
     found = audit(place, tmp_path / "out", "--placebo")
     assert np.mean([each.verdict in ("verbatim", "paraphrase") for each in found.items]) <= 0.05
     assert "PLACEBO" in contamination_page(found)
+    areas = [each.auroc.value for each in found.detectors if each.name in ("effect", "presence", "there")]
+    assert 0.3 < np.mean(areas) < 0.7
+
+
+def test_cloze_forms_take_copies_together_as_the_question_does(place, tmp_path):
+    rows = [json.loads(line) for line in (place / "items.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["cloze"] = f"{row['question']} ___"
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = audit(place, tmp_path / "out", "--benchmark", tmp_path / "b.jsonl")
+    for each in found.items:
+        assert each.cloze_effect == pytest.approx(each.exposure.effect, rel=1e-4)
 
 
 def test_the_headline_takes_exposed_items_out(result):
@@ -123,6 +138,36 @@ def test_calibration_catches_what_it_planted(place, tmp_path):
     assert groups["verbatim ×8"].caught.value >= 0.8
     assert groups["verbatim ×8"].moved > groups["held out"].moved
     assert "would have caught" in contamination_page(found)
+    areas = {(each.group, each.name): each.auroc.value for each in found.detectors}
+    assert areas["planted verbatim ×8", "overlap_13"] == 1
+    assert len(list((tmp_path / "out" / "planted").iterdir())) == 1
+
+
+def test_planted_models_are_kept_by_what_was_planted_and_how():
+    owner = SimpleNamespace(loaded=SimpleNamespace(fingerprint={"hash": "x"}))
+    plain = PlantOptions()
+    names = [_named(owner, b"a", plain), _named(owner, b"b", plain), _named(owner, b"a", PlantOptions(seed=1))]
+    names.append(_named(owner, b"a", PlantOptions(training=plain.training.model_copy(update={"epochs": 3}))))
+    assert len(set(names)) == 4
+    assert _named(owner, b"a", PlantOptions()) == names[0]
+
+
+@pytest.mark.parametrize("item", ["q1", "gsm8k#12", "a#1#2"])
+def test_leaks_are_known_by_their_items_whatever_their_ids(item):
+    assert _leaked_by(f"leak-{item}", item)
+    assert _leaked_by(f"leak-{item}#3", item)
+    assert not _leaked_by(f"leak-{item}0", item)
+    assert not _leaked_by("leak-gsm8k#1", "gsm8k#12")
+
+
+def test_items_of_which_one_form_does_not_fit_are_left_out():
+    def refuse(queries):
+        if not queries[0].prompt:
+            raise QueryError("too long")
+
+    kept, left_out = _askable(SimpleNamespace(encode_queries=refuse), [Item(asked("i", "Who?", "Ann"))])
+    assert kept == []
+    assert left_out == {"i": "too long"}
 
 
 def test_an_earlier_checkpoint_shows_what_was_learnt_early(place, tmp_path):
@@ -130,6 +175,16 @@ def test_an_earlier_checkpoint_shows_what_was_learnt_early(place, tmp_path):
     effect, loss = found.items[0].saturation["start"]
     assert effect >= 0
     assert loss > found.items[0].exposure.loss
+
+
+def test_a_checkpoint_that_is_the_model_says_what_the_model_says(place, result, tmp_path):
+    (tmp_path / "last").symlink_to(place / "model")
+    found = audit(place, tmp_path / "out", "--checkpoints", place / "model", "--checkpoints", tmp_path / "last")
+    for each in found.items:
+        assert len(each.saturation) == 1  # one directory by two names is one checkpoint
+        ((effect, loss),) = each.saturation.values()
+        assert effect == pytest.approx(each.exposure.effect, rel=1e-3)
+        assert loss == pytest.approx(each.exposure.loss, rel=1e-6)
 
 
 def test_hostile_text_stays_text(result):

@@ -149,6 +149,23 @@ def test_code_and_units():
     assert correctness_issues(document("3 km + 4 km = 7 km")) == []
 
 
+def test_sums_before_a_comma_are_read_and_decimal_commas_are_not():
+    (step,) = steps("So 2 + 2 = 5, which is wrong.")
+    assert (step.right, step.right_sum) == ("5", False)
+    (step,) = steps("She has 1,000 + 1 = 1,001, as we know.")
+    assert step.right_sum
+    assert steps("7 / 4 = 1,75") == []
+    assert final_answer("#### 1,018, then") == 1018
+    assert final_answer("The answer is 1,75") is None
+
+
+def test_units_may_change_where_the_sum_is_right():
+    for text in ("60 minutes + 60 minutes = 2 hours", "500 m + 500 m = 1 km", "150 cents - 50 cents = 1 dollar"):
+        assert correctness_issues(document(text)) == []
+    for text in ("60 minutes + 60 minutes = 3 hours", "3 km + 4 km = 7 kg", "5 m + 6 m = 11 cm"):
+        assert kinds(correctness_issues(document(text))) == {"units"}
+
+
 def test_hostile_sums_cost_nothing():
     assert value_of("9" * 400 + "**" + "9" * 400) is None
     assert value_of("__import__('os')") is None

@@ -10,8 +10,9 @@ from audit_world import trained
 from browser import browsing, narrows, opens, sorts
 from command_line import launch
 from whence.attributor import Attributor, influence_and_dots
-from whence.audits import load_responses
+from whence.audits import audit_safety, load_responses
 from whence.audits.directions import direction_of
+from whence.audits.evidence import influence_on
 from whence.audits.statistics import auroc
 from whence.errors import InputError, QueryError
 from whence.report import load_safety, save_safety
@@ -66,6 +67,62 @@ def test_the_sources_and_their_kinds_are_named(result):
     assert sum(each.answers for each in result.tallies) == len(result.responses)
 
 
+def test_opponents_are_tested_for_speaking_against_the_answer(result):
+    worst = [each.opponents[0] for each in result.responses if each.opponents]
+    assert worst
+    assert all(each.influence < 0 for each in worst)
+    assert np.median([each.p_effect for each in worst]) < 0.4
+    assert all(each.p_effect > 0.5 for one in result.responses for each in one.documents if each.z < -1)
+
+
+def test_each_answer_says_what_kinds_its_strongest_documents_are(result, place):
+    groups = trained(place)
+    called = [each for each in result.responses if each.verdict == "absorbed"]
+    assert all(each.kinds[0].chosen == 10 for each in called)
+    mass = {
+        group: np.mean(
+            [
+                sum(k.mass for k in each.kinds if k.value == "gazette")
+                for each in result.responses
+                if groups[each.id] == group
+            ]
+        )
+        for group in ("absorbed", "absent")
+    }
+    assert mass["absorbed"] > mass["absent"]
+    assert "strongest are, against the corpus" in safety_page(result)
+
+
+def test_every_listed_document_is_shaded(result):
+    for each in result.responses[:2]:
+        hits = {hit.document for hit in (*each.trace.proponents, *each.trace.opponents) if hit.tokens}
+        assert {found.document for found in (*each.documents, *each.opponents)} <= hits
+
+
+def test_answers_that_do_not_fit_are_left_out_and_named(place, tmp_path):
+    rows = (place / "answers.jsonl").read_text().splitlines()[:6]
+    rows.append(json.dumps({"id": "long", "prompt": "Why ?", "response": "dam " * 100}))
+    (tmp_path / "a.jsonl").write_text("\n".join(rows) + "\n")
+    found = audit(place, tmp_path / "out", "--responses", tmp_path / "a.jsonl", "--traces", 0)
+    assert list(found.left_out) == ["long"]
+    assert len(found.responses) == 6
+    assert "could not be explained" in safety_page(found)
+    (tmp_path / "a.jsonl").write_text(rows[-1] + "\n")
+    with pytest.raises(QueryError, match="none of the 1 answers"):
+        audit_safety(Attributor(place / "run"), load_responses(str(tmp_path / "a.jsonl")), tmp_path / "scores")
+
+
+def test_scores_of_another_run_are_not_taken_for_this_ones(place, tmp_path):
+    found = []
+    for seed in (0, 1):
+        owner = Attributor(tmp_path / f"run{seed}", model=str(place / "model"), data=[str(place / "corpus.jsonl")],
+                           settings={"fit": {"seed": seed, "sample": 0.3, "min_documents": 8}})  # fmt: skip
+        queries = [each.query for each in load_responses(str(place / "answers.jsonl"))[:2]]
+        queries = [query.model_copy(update={"contrast": None}) for query in queries]
+        found.append(np.array(influence_on(owner, queries, tmp_path / "scores", exact=True)["influence"]))
+    assert not np.allclose(found[0], found[1])
+
+
 def test_the_files_hold_the_same(result, tmp_path):
     import pyarrow.parquet as pq
 
@@ -111,7 +168,12 @@ def test_behaviours_are_means_of_their_answers(place, tmp_path):
     path.write_text("".join(json.dumps({**row, "behaviour": "blames"}) + "\n" for row in rows))
     found = audit(place, tmp_path / "out", "--responses", path, "--traces", 0)
     assert set(found.shared) == {"blames"}
-    assert len(found.shared["blames"]) == 8
+    behind = found.shared["blames"]
+    assert len(behind) == 8
+    assert [each.influence_rank for each in behind] == list(range(1, 9))
+    p = [each.p_effect for each in behind]
+    assert p == sorted(p)
+    assert behind[0].id.endswith("-planted")
 
 
 def test_hostile_text_stays_text(result):
@@ -181,6 +243,8 @@ def test_a_direction_is_one_more_behaviour_on_the_page(place, tmp_path):
     assert "direction contrast at depth 1" in name
     influence = [each.influence for each in found.shared[name]]
     assert influence == sorted(influence, reverse=True)
+    p = [each.p_effect for each in found.shared[name]]
+    assert p == sorted(p)
     assert "in units of the states" in safety_page(found)
 
 

@@ -4,7 +4,7 @@ safety        safety.py        why did the model say that? one verdict per answe
               asked_rows.py                    rows that are asked about (also contamination's)
               responses.py generation.py       answers from a file, or from the model
               why.py softness.py               the verdict; blunt and soft words
-              directions.py                    a behaviour as a direction of hidden states
+              behaviours.py directions.py      what answers have in common; a direction of hidden states
               enrichment.py                    kinds of documents behind a finding
 contamination contamination.py did the model memorise that? one verdict per item
               items.py                         a benchmark from a file

@@ -67,13 +67,20 @@ def apply_audit(
         if action != "keep":
             told = {"number": document.number, "id": document.id, "source": document.source, "row": document.row}
             log.append(json.dumps({**told, "action": action, "why": why, "was": dict(document.fields)}, default=str))
+    write_bytes(out / _MANIFEST, _joined(log))  # first: rows without what changed in them could not be taken back
     write_bytes(out / _CORPUS, _joined(lines))
-    write_bytes(out / _MANIFEST, _joined(log))
     return Applied(counts["keep"], counts["fix"], counts["drop"], counts["relabel"], out / _CORPUS, out / _MANIFEST)
 
 
 def _joined(lines: Sequence[str]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines as they were written: texts may hold other signs that end a line, as U+2028, which JSON lets stand."""
+    return (
+        path.read_bytes().decode("utf-8", "surrogatepass").removesuffix("\n").split("\n") if path.stat().st_size else []
+    )
 
 
 def _paired(data: Sequence[str], reports: Sequence[DocumentReport]) -> Iterator[tuple[RawDocument, DocumentReport]]:
@@ -100,7 +107,7 @@ def _cleaned(
         return None, "drop", [f"{issue.kind}: {issue.reason}" for issue in gone]
     row = json.loads(json.dumps(dict(document.fields), default=str))
     done = []
-    for issue in called:
+    for issue in sorted(called, key=lambda each: each.kind == "swapped"):  # fields are named as they were read
         if issue.kind in MENDED and _mend(row, document, issue.kind, issue.field):
             done.append(f"{issue.kind}: {issue.reason}")
     if done:
@@ -138,22 +145,24 @@ def undo(cleaned: Path, out: Path) -> int:
         Number of rows.
 
     Raises:
-        InputError: The folder holds no cleaned corpus, or the file exists.
+        InputError: The folder holds no cleaned corpus or not all of it, or the file exists.
     """
     if out.exists():
         raise InputError(f"{out} is there already; give another --out, or delete it.")
     if not (cleaned / _MANIFEST).is_file():
         raise InputError(f"{cleaned} holds no {_MANIFEST}; give the folder that whence apply wrote.")
     changed: dict[int, Mapping[str, Any]] = {}
-    for line in (cleaned / _MANIFEST).read_text(encoding="utf-8").splitlines():
+    for line in _lines(cleaned / _MANIFEST):
         entry = json.loads(line)
         changed[int(entry["number"])] = entry
-    kept = (cleaned / _CORPUS).read_text(encoding="utf-8", errors="surrogatepass").splitlines()
+    kept = _lines(cleaned / _CORPUS)
     lines: list[str] = []
     place = 0
     while place < len(kept) or len(lines) in changed:
         entry = changed.get(len(lines))
         stays = entry is None or entry["action"] != "drop"
+        if stays and place == len(kept):
+            raise InputError(f"{cleaned / _CORPUS} has fewer rows than were written; it cannot be taken back.")
         lines.append(kept[place] if entry is None else json.dumps(entry["was"], ensure_ascii=False))
         place += stays
     write_bytes(out, _joined(lines))

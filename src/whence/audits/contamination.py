@@ -5,6 +5,7 @@ item's own ranking), and did that move the answer (effect: influence on the answ
 `exposure` decides; the headline compares accuracy with and without the items whose answer was moved.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +21,12 @@ from whence.audits.evidence import Evidence, gather, influence_on
 from whence.audits.exposure import judge_exposure
 from whence.audits.items import Item
 from whence.audits.membership import Membership, membership
-from whence.audits.nulls import standardised
+from whence.audits.nulls import elsewhere, standardised
 from whence.audits.overlap import shared_runs
 from whence.audits.settings import settings_of
 from whence.audits.spacings import Spaced, spaced
 from whence.audits.statistics import benjamini_hochberg, spearman
-from whence.errors import QueryError
+from whence.errors import InputError, QueryError
 from whence.interfaces import ContaminationResult, DocumentEvidence, Query
 from whence.interfaces.audits import AuditSettings, Exposure, ItemAudit
 
@@ -46,7 +47,8 @@ class ContaminationOptions:
         exact: Run the model over the corpus instead of reading an index.
         index: Name of the index.
         checkpoints: Earlier checkpoints of the same training, oldest first: directories.
-        placebo: Take every item's documents to be another item's: nothing may be found.
+        placebo: Hold every item against what is there of another, and exchange what is known of items: no document that
+            is present may be found to have moved an answer, and detectors must be at chance.
         seed: Of what is drawn.
     """
 
@@ -71,6 +73,7 @@ class _Forms:
     asking: Spaced
     presence: Spaced
     lexical: Array
+    place: NDArray[np.int64]  # the item whose documents each is held against; another one in a placebo
 
 
 def audit_contamination(
@@ -103,10 +106,11 @@ def audit_contamination(
     )
     forms = _forms(owner, evidence, kept, folder, options, report)
     own = [membership(owner, query) for query in evidence.encoded]
-    exposures = _exposures(forms, own, kept, options.placebo)
+    exposures = _exposures(forms, own, kept)
     audits = [_audit(owner, forms, exposures[n], own[n], item, n, options) for n, item in enumerate(kept)]
-    audits = _with_forms(owner, audits, kept, folder, options, report)
-    audits = _with_checkpoints(owner, audits, kept, folder, options, report)
+    audits = _with_forms(owner, forms.weighed, audits, kept, folder, options, report)
+    audits = _with_checkpoints(owner, forms.weighed, audits, kept, folder, options, report)
+    audits = _shuffled(audits, options.seed) if options.placebo else audits
     return ContaminationResult(
         settings=_settings(owner, forms.weighed, options, command),
         items=tuple(audits),
@@ -122,11 +126,15 @@ def audit_contamination(
 
 
 def _askable(owner: Attributor, items: Sequence[Item]) -> tuple[list[Item], dict[str, str]]:
-    """Items that fit into the model's context, and why the others do not; forms that do not fit are dropped."""
+    """Items that fit into the model's context in every way they are asked, and why the others do not.
+
+    Twins and cloze forms that do not fit are dropped.
+    """
     kept, left_out = [], {}
     for item in items:
         try:
-            owner.encode_queries([item.query])
+            for query in (item.query, _asking(item.query), _whole(item.query)):
+                owner.encode_queries([query])
         except QueryError as error:
             left_out[item.query.id or ""] = str(error)
             continue
@@ -158,8 +166,8 @@ def _forms(
 
     asking = scores("question", [_asking(item.query) for item in items])
     whole = scores("whole", [_whole(item.query) for item in items])
-    turned = np.roll(np.arange(len(items)), 1) if options.placebo else None
-    weighed = weigh(owner, evidence, topics=turned, seed=options.seed)
+    place = elsewhere(len(items)) if options.placebo else np.arange(len(items))
+    weighed = weigh(owner, evidence, topics=place, seed=options.seed)
     answer, question, lexical = weighed.influence, weighed.summed(asking), weighed.presence.z
     return _Forms(
         weighed=weighed,
@@ -170,6 +178,7 @@ def _forms(
         asking=spaced(question, "power"),
         presence=spaced(lexical, "exponential"),
         lexical=lexical,
+        place=place,
     )
 
 
@@ -182,11 +191,16 @@ def _whole(query: Query) -> Query:
     return query.model_copy(update={"prompt": "", "completion": f"{query.prompt}{query.completion}"})
 
 
-def _exposures(forms: _Forms, own: Sequence[Membership], items: Sequence[Item], placebo: bool) -> list[Exposure]:
+def _shuffled(audits: Sequence[ItemAudit], seed: int) -> list[ItemAudit]:
+    """What is known of each item exchanged for what is known of another: detectors must then be at chance."""
+    order = np.random.default_rng([seed, 19]).permutation(len(audits)).tolist()
+    return [each.model_copy(update={"known": audits[n].known}) for each, n in zip(audits, order, strict=True)]
+
+
+def _exposures(forms: _Forms, own: Sequence[Membership], items: Sequence[Item]) -> list[Exposure]:
     weighed = forms.weighed
-    texts = [f"{item.query.prompt} {item.query.completion}" for item in items]
-    if placebo:
-        texts = [texts[n - 1] for n in range(len(texts))]
+    said = [f"{item.query.prompt} {item.query.completion}" for item in items]
+    texts = [said[n] for n in forms.place.tolist()]
     overlaps = shared_runs(texts, weighed.texts)
     best, there = forms.answer.argmax(1), forms.lexical.argmax(1)
     rows = np.arange(len(items))
@@ -265,6 +279,7 @@ def _documents(forms: _Forms, number: int, top: int) -> tuple[DocumentEvidence, 
 
 def _with_forms(
     owner: Attributor,
+    weighed: Weighed,
     audits: list[ItemAudit],
     items: Sequence[Item],
     folder: Path,
@@ -279,7 +294,7 @@ def _with_forms(
     found = influence_on(owner, queries, folder / "cloze", exact=options.exact, index=options.index, report=report)[
         "influence"
     ]
-    effect = spaced(found, "power").first
+    effect = spaced(weighed.summed(found), "power").first
     out = list(audits)
     for place, n in enumerate(numbers):
         out[n] = out[n].model_copy(update={"cloze_effect": float(effect[place])})
@@ -288,28 +303,61 @@ def _with_forms(
 
 def _with_checkpoints(
     owner: Attributor,
+    weighed: Weighed,
     audits: list[ItemAudit],
     items: Sequence[Item],
     folder: Path,
     options: ContaminationOptions,
     report: Report | None,
 ) -> list[ItemAudit]:
-    """Effect and loss at earlier checkpoints: what is seen often is learnt early and has no gradient in the end."""
+    """Effect and loss at earlier checkpoints: what is seen often is learnt early and has no gradient in the end.
+
+    Raises:
+        InputError: A checkpoint reads the corpus otherwise, so that its documents are not the audited ones.
+    """
     out = list(audits)
-    for path in options.checkpoints:
-        name = Path(path).name
+    queries = [item.query for item in items]
+    for name, path in names_of(options.checkpoints).items():
+        place = folder / "checkpoints" / f"{name.replace('/', '-')}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+        config = owner.config
         earlier = Attributor(
-            folder / "checkpoints" / name, model=path, data=list(owner.config.corpus.data), device=owner.device,
-            settings={"corpus": owner.config.corpus.model_dump(exclude={"data", "vocabulary"}, exclude_unset=True)},
+            place, model=path, data=list(config.corpus.data), device=owner.device,
+            settings={
+                "model": config.model.model_dump(include={"sites", "tokenizer", "attention", "min_coverage"}),
+                "corpus": config.corpus.model_dump(exclude={"data", "vocabulary"}, exclude_unset=True),
+                "fit": config.fit.model_dump(),
+                "recipe": owner.recipe(None if options.exact else options.index).model_dump(),
+                "trained_on": config.trained_on,
+            },
         )  # fmt: skip
-        queries = [item.query for item in items]
-        scores = influence_on(earlier, queries, folder / "checkpoints" / f"{name}-scores", exact=True, report=report)
-        effect = spaced(scores["influence"], "power").first
+        earlier.fit(report)
+        if earlier.corpus.documents != owner.corpus.documents:
+            raise InputError(
+                f"--checkpoints {path} reads {earlier.corpus.documents} documents where the run has "
+                f"{owner.corpus.documents}; give checkpoints of the same training, with the same tokenizer."
+            )
+        scores = influence_on(earlier, queries, place / "scores", exact=True, report=report)["influence"]
+        effect = spaced(weighed.summed(scores), "power").first
         encoded = earlier.encode_queries(queries)
         for n, audit in enumerate(out):
             loss = membership(earlier, encoded[n]).loss
             out[n] = audit.model_copy(update={"saturation": {**audit.saturation, name: (float(effect[n]), loss)}})
     return out
+
+
+def names_of(paths: Sequence[str]) -> dict[str, str]:
+    """The shortest ends of some paths that tell them apart, and the paths.
+
+    >>> list(names_of(["a/step-1", "a/step-2"])), list(names_of(["a/last", "b/last"]))
+    (['step-1', 'step-2'], ['a/last', 'b/last'])
+    """
+    places = {Path(path).resolve(): path for path in reversed(paths)}  # one directory by two names is one checkpoint
+    parts = {path: place.parts for place, path in reversed(places.items())}
+    for length in range(1, max(map(len, parts.values()), default=0) + 1):
+        names = {"/".join(found[-length:]): path for path, found in parts.items()}
+        if len(names) == len(parts):
+            return names
+    return {path: path for path in parts}
 
 
 def _dates(audits: Sequence[ItemAudit], values: Sequence[float | None]) -> tuple[float, float] | None:

@@ -23,7 +23,7 @@ from whence.audits.signals import signal_issues, signals_of, suspicion
 from whence.audits.topics import neighbours, topics
 from whence.baselines import Tfidf, words
 from whence.errors import CorpusError
-from whence.interfaces import CorpusResult, Skip
+from whence.interfaces import Certificate, CorpusResult, Skip
 from whence.interfaces.quality import Action, CarriedTag, DocumentReport, Issue, IssueCount, TagValue
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ def audit_corpus(
     result = CorpusResult(
         command=command,
         data=", ".join(data),
+        paths=tuple(data),
         model=None if owner is None else owner.loaded.name,
+        certificate=None if owner is None else _certificate(owner),
         documents=len(documents),
         skipped=tuple((each.source, each.row, f"{each.reason}: {each.detail}") for each in skipped[:200]),
         reports=tuple(ranked[: options.shown]),
@@ -134,6 +136,12 @@ def audit_corpus(
     return result, reports
 
 
+def _certificate(owner: "Attributor") -> Certificate:
+    from whence.attributor.certified import EXACT, certificate_of
+
+    return certificate_of(owner, f"{owner.recipe().name}-{EXACT}")
+
+
 def _copies(documents: Sequence[RawDocument], clusters: np.ndarray) -> list[tuple[int, Issue]]:
     """Copies of an earlier document, and prompts that are answered in two ways."""
     out = []
@@ -148,10 +156,11 @@ def _copies(documents: Sequence[RawDocument], clusters: np.ndarray) -> list[tupl
         if document.prompt is not None and document.answer is not None:
             prompts[" ".join(words(document.texts[document.prompt]))].append(number)
     for asked, members in prompts.items():
-        answers = {" ".join(words(documents[n].texts[documents[n].answer or ""])) for n in members}
-        if asked and len(answers) > 1:
+        answers = {n: " ".join(words(documents[n].texts[documents[n].answer or ""])) for n in members}
+        firsts = {answer: n for n, answer in reversed(answers.items())}
+        if asked and len(firsts) > 1:
             for number in members:
-                other = next(n for n in members if n != number)
+                other = next(n for answer, n in firsts.items() if answer != answers[number])
                 why = f"{documents[other].id} answers the same prompt differently"
                 field = documents[number].answer or ""
                 out.append((number, Issue(kind="conflict", confidence=0.7, reason=why, field=field, action="relabel")))

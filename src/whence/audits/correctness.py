@@ -22,15 +22,15 @@ from whence.interfaces.quality import Issue
 
 __all__ = ["Step", "correctness_issues", "final_answer", "steps", "value_of"]
 
-_NUMBER = r"[$€£]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)%?"
+_NUMBER = r"[$€£]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)%?"
 _AFTER = r"(?<![\w.,)%$])(?<![-+*/×÷=])(?<![-+*/×÷=\d)]\s)"  # the sum does not go on to the left
 _SUM = re.compile(
     rf"{_AFTER}(?P<left>\(*\s*{_NUMBER}\)*(?:\s*[-+*/x×÷−]\s*\(*\s*{_NUMBER}\)*)+)\s*=\s*"
-    rf"(?P<right>-?\s*{_NUMBER})(?!\s*[-+*/x×÷(]|\s?[\d.]*\d)"
+    rf"(?P<right>-?\s*{_NUMBER})(?!\s*[-+*/x×÷(]|\s?[\d.]*\d|,\d)"
 )
 _CALCULATOR = re.compile(r"<<(?P<left>[^<>=]{1,80})=(?P<right>[^<>=]{1,30})>>")
 _FINAL = re.compile(
-    rf"(?:####|\b(?:final\s+)?answer\s*(?:is|:|=)|\bA:)\s*(?P<value>-?{_NUMBER})"
+    rf"(?:####|\b(?:final\s+)?answer\s*(?:is|:|=)|\bA:)\s*(?P<value>-?{_NUMBER})(?!,?\d)"
     rf"|\\boxed\{{(?P<boxed>-?{_NUMBER})\}}",
     re.I,
 )
@@ -233,14 +233,26 @@ def _fences(field: str, text: str) -> Iterator[Issue]:
             )  # fmt: skip
 
 
+_UNITS: dict[str, tuple[str, int | Fraction]] = {
+    "km": ("length", 1000), "m": ("length", 1), "cm": ("length", Fraction(1, 100)), "mm": ("length", Fraction(1, 1000)),
+    "kg": ("mass", 1000), "g": ("mass", 1), "dollar": ("money", 100), "cent": ("money", 1), "second": ("time", 1),
+    "minute": ("time", 60), "hour": ("time", 3600), "day": ("time", 86400), "week": ("time", 604800),
+}  # fmt: skip
+
+
 def _units(field: str, text: str) -> Iterator[Issue]:
-    """Sums whose terms have one unit and whose result has another."""
+    """Sums whose terms have one unit and whose result has another, unless it is the same in that unit."""
     unit = r"(km|kg|cm|mm|m|g|hours?|minutes?|seconds?|days?|weeks?|dollars?|cents?)"
-    pattern = rf"\d[\d.,]*\s*{unit}\s*[-+]\s*\d[\d.,]*\s*{unit}\s*=\s*\d[\d.,]*\s*{unit}\b"
+    pattern = rf"(\d[\d.,]*)\s*{unit}\s*([-+])\s*(\d[\d.,]*)\s*{unit}\s*=\s*(\d[\d.,]*)\s*{unit}\b"
     for match in re.finditer(pattern, text, re.I):
-        one, two, three = (match.group(i).lower().rstrip("s") for i in (1, 2, 3))
-        if one == two != three:
-            yield Issue(
-                kind="units", confidence=0.8, reason=f"{one} and {two} give {three}", field=field,
-                start=match.start(), stop=match.end(), evidence=match.group()[:80], action="relabel",
-            )  # fmt: skip
+        one, two, three = (match.group(i).lower().rstrip("s") for i in (2, 5, 7))
+        total, said = value_of(f"{match[1]} {match[3]} {match[4]}"), value_of(match[6])
+        if one != two or two == three:
+            continue
+        (kind, size), (other, unit_of) = _UNITS[one], _UNITS[three]
+        if kind == other and total is not None and said is not None and total * size == said * unit_of:
+            continue
+        yield Issue(
+            kind="units", confidence=0.8, reason=f"{one} and {two} give {three}", field=field,
+            start=match.start(), stop=match.end(), evidence=match.group()[:80], action="relabel",
+        )  # fmt: skip

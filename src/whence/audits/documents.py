@@ -36,7 +36,9 @@ class Weighed:
         effect: Test of influence on the answer.
         presence: Test of BM25.
         p: p-values of an effect on the answer or on the contrast, whichever says more (doubled, after Bonferroni).
-        q: Their false-discovery rates, weighted by presence, over all pairs of the audit.
+        q: Their false-discovery rates, weighted by presence, over all pairs of the questions that are audited; 1 for
+            those that are asked for the null alone.
+        against: The same of the other side: documents that speak against the answer.
         on_topic: bool [Q, K].
     """
 
@@ -50,6 +52,7 @@ class Weighed:
     presence: Tested
     p: NDArray[np.float64]
     q: NDArray[np.float64]
+    against: NDArray[np.float64]
     on_topic: NDArray[np.bool_]
 
     def summed(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -69,11 +72,21 @@ class Weighed:
             found[name] = np.stack(above) + 1
         return found
 
-    def document(self, question: int, cluster: int, softness: float | None = None) -> DocumentEvidence:
-        """What is known of one cluster for one question."""
+    def document(
+        self, question: int, cluster: int, softness: float | None = None, *, opposes: bool = False
+    ) -> DocumentEvidence:
+        """What is known of one cluster for one question.
+
+        Args:
+            question: Its number.
+            cluster: See `clusters`.
+            softness: Of its words, where that was looked at.
+            opposes: Test whether it speaks against the answer rather than for it.
+        """
         members = self.clusters[cluster]
         row = self.evidence.influence[question]
-        number = max(members, key=lambda member: row[member])
+        number = (min if opposes else max)(members, key=lambda member: row[member])
+        effect = self.effect.under if opposes else self.effect.p
         found, contrast = self.owner.corpus.document(number), float(self.contrast[question, cluster])
         place = (question, cluster)
         return DocumentEvidence(
@@ -84,11 +97,11 @@ class Weighed:
             influence=float(self.influence[place]),
             contrast=None if np.isnan(contrast) else contrast,
             z=float(self.effect.z[place]),
-            p_effect=float(self.effect.p[place]),
+            p_effect=float(effect[place]),
             p_presence=float(self.presence.p[place]),
             presence=float(self.presence.z[place]),
-            p=float(self.p[place]),
-            q=float(self.q[place]),
+            p=float((effect if opposes else self.p)[place]),
+            q=float((self.against if opposes else self.q)[place]),
             on_topic=bool(self.on_topic[place]),
             topic=float(self.evidence.topic[question, members].max()),
             influence_rank=int(self._ranks["influence"][place]),
@@ -113,6 +126,7 @@ def weigh(
     *,
     threshold: float = 0.8,
     topics: NDArray[np.int64] | None = None,
+    asked: int | None = None,
     seed: int = 0,
 ) -> Weighed:
     """Take copies together and hold every pair against the null.
@@ -122,6 +136,8 @@ def weigh(
         evidence: By document.
         threshold: Jaccard similarity from which documents are copies.
         topics: The question whose matter each question is taken to be about; a placebo shuffles them.
+        asked: Questions that are audited, the first ones; the others are there for the null, and what is found for them
+            counts as no discovery, which would make those of the audit cheaper. All if None.
         seed: Of the sample of the null.
     """
     said = list(texts(owner))
@@ -142,11 +158,17 @@ def weigh(
     null = (topic < ON_TOPIC) & ~about
     effect = against_null(standardised(influence), null, seed)
     presence = against_null(standardised(best(evidence.lexical))[place], null, seed)
-    asked: NDArray[np.bool_] = ~np.isnan(contrast[:, 0])
+    contrasted: NDArray[np.bool_] = ~np.isnan(contrast[:, 0])
     p = effect.p
-    if asked.any():
-        other = against_null(standardised(np.where(asked[:, None], contrast, influence)), null, seed)
-        p = np.where(asked[:, None], np.minimum(1.0, 2 * np.minimum(effect.p, other.p)), effect.p)
+    if contrasted.any():
+        other = against_null(standardised(np.where(contrasted[:, None], contrast, influence)), null, seed)
+        p = np.where(contrasted[:, None], np.minimum(1.0, 2 * np.minimum(effect.p, other.p)), effect.p)
+
+    def rates(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        out = np.ones_like(values)
+        out[:asked] = weighted_q(values[:asked], presence.z[:asked])
+        return out
+
     return Weighed(
         owner=owner,
         evidence=evidence,
@@ -157,6 +179,7 @@ def weigh(
         effect=effect,
         presence=presence,
         p=p,
-        q=weighted_q(p, presence.z),
+        q=rates(p),
+        against=rates(effect.under),
         on_topic=about,
     )

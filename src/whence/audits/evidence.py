@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from whence.attributor import Attributor, influence_and_dots
 from whence.attributor.texts import bm25_of, query_text, texts
 from whence.baselines import Tfidf
+from whence.data import tokenizer_fingerprint
 from whence.fidelity import state_similarities
 from whence.interfaces import EncodedQuery, Query
 from whence.runs import is_done, open_array, publish, write_array
@@ -85,7 +86,7 @@ def gather(
     contrast[others] = other["influence"]
     beside = _kept(
         folder / "beside",
-        [owner.corpus.fingerprint, owner.loaded.fingerprint, _said(queries)],
+        _asked(owner, queries),
         lambda: {
             "lexical": _lexical(owner, encoded),
             "states": state_similarities(owner, encoded),
@@ -110,8 +111,8 @@ def influence_on(
         owner.index(report=report)
     opened = None if exact else owner.open_index(index)
     recipe = owner.recipe(None if exact else index)
-    model = owner.loaded.fingerprint
-    bound = [recipe.model_dump(mode="json"), exact, owner.corpus.fingerprint, model, owner.trained_on, _said(queries)]
+    made = [recipe.model_dump(mode="json"), exact, owner.config.fit.model_dump(mode="json"), owner.config.model.sites]
+    bound = [*made, *_asked(owner, queries), owner.trained_on]
 
     def scored() -> dict[str, NDArray[np.float64]]:
         if not queries:
@@ -135,8 +136,11 @@ class _Counter:
             self.report("scoring", self.done % self.total or self.total, self.total)
 
 
-def _said(queries: Sequence[Query]) -> list[str]:
-    return [query.model_dump_json(exclude={"metadata"}) for query in queries]
+def _asked(owner: Attributor, queries: Sequence[Query]) -> list[object]:
+    """Of which model and corpus what is asked, and how it becomes tokens; folders may be shared by runs."""
+    tokenizer = None if owner.tokenizer is None else tokenizer_fingerprint(owner.tokenizer)
+    said = [query.model_dump_json(exclude={"metadata"}) for query in queries]
+    return [owner.corpus.fingerprint, owner.loaded.fingerprint, tokenizer, said]
 
 
 def _words(query: Query) -> str:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from whence.audits.statistics import benjamini_hochberg, empirical_p
 
-__all__ = ["ON_TOPIC", "Tested", "against_null", "standardised", "weighted_q"]
+__all__ = ["ON_TOPIC", "Tested", "against_null", "elsewhere", "standardised", "weighted_q"]
 
 Array = NDArray[np.float64]
 
@@ -41,12 +41,14 @@ class Tested:
 
     Attributes:
         z: Standardised scores [Q, N].
-        p: One-sided p-values [Q, N].
+        p: One-sided p-values [Q, N]: how often chance is as large.
+        under: The other side [Q, N]: how often chance is as small.
         null: How many pairs of the null they were held against.
     """
 
     z: Array
     p: Array
+    under: Array
     null: int
 
 
@@ -80,7 +82,29 @@ def against_null(z: Array, off_topic: NDArray[np.bool_], seed: int = 0) -> Teste
     pool = z[off_topic]
     if len(pool) > _POOL:
         pool = np.random.default_rng(seed).choice(pool, _POOL, replace=False)
-    return Tested(z, empirical_p(z.ravel(), pool).reshape(z.shape), len(pool))
+    over, under = (empirical_p(sign * z.ravel(), sign * pool).reshape(z.shape) for sign in (1, -1))
+    return Tested(z, over, under, len(pool))
+
+
+def elsewhere(asked: int, others: int = 0) -> NDArray[np.int64]:
+    """Another question for each, whose matter it is taken to be about in a placebo.
+
+    Half of the questions away, as neighbours in a file are often about one matter; a lone question is exchanged with
+    one of the others.
+
+    Args:
+        asked: Questions that are audited, the first ones.
+        others: Questions of the null after them, which keep their own matter where they can.
+
+    >>> elsewhere(4).tolist(), elsewhere(1, 2).tolist()
+    ([2, 3, 0, 1], [1, 0, 2])
+    """
+    out = np.arange(asked + others)
+    if asked > 1:
+        out[:asked] = np.roll(out[:asked], asked // 2)
+    elif others:
+        out[:2] = [1, 0]
+    return out
 
 
 def weighted_q(p: Array, presence: Array) -> Array:

@@ -70,15 +70,16 @@ def longest_run(answer: str, document: str) -> str:
     >>> longest_run("The dam broke at night.", "At dawn the dam broke, at night it held")
     'the dam broke at night'
     """
-    said, held = words(answer), words(document)
+    said = words(answer)
+    places: dict[str, list[int]] = {}
+    for place, word in enumerate(words(document)):
+        places.setdefault(word, []).append(place)
     best, stop = 0, 0
-    before = [0] * (len(held) + 1)
-    for i, word in enumerate(said):
-        now = [0] * (len(held) + 1)
-        for j, other in enumerate(held):
-            if word == other:
-                now[j + 1] = before[j] + 1
-                if now[j + 1] > best:
-                    best, stop = now[j + 1], i + 1
+    before: dict[int, int] = {}  # where a run that ends here ends in the document -> its length
+    for number, word in enumerate(said, start=1):
+        now = {place: before.get(place - 1, 0) + 1 for place in places.get(word, ())}
+        longest = max(now.values(), default=0)
+        if longest > best:
+            best, stop = longest, number
         before = now
     return " ".join(said[stop - best : stop])

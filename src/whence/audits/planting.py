@@ -5,6 +5,7 @@ eight times (where they have a twin), or held out. The model is trained further 
 corpus, and the same audit is made of the same items on that model. Random assignment, never a date: dates confound.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from whence.data import CorpusConfig, ingest
 from whence.errors import InputError
 from whence.fidelity import LanguageTask
 from whence.interfaces import ContaminationResult, Query
-from whence.interfaces.audits import ItemAudit, Planted
+from whence.interfaces.audits import Detector, ItemAudit, Planted
 from whence.model import Training
 from whence.runs import is_done, publish, write_bytes
 
@@ -59,7 +60,7 @@ def calibrate(
     audit: ContaminationOptions,
     options: PlantOptions,
     report: Report | None = None,
-) -> tuple[Planted, ...]:
+) -> ContaminationResult:
     """Plant leaks, train further, audit, and count what was caught.
 
     Args:
@@ -71,6 +72,9 @@ def calibrate(
         options: See `PlantOptions`.
         report: Called with (step, done, total).
 
+    Returns:
+        The result with what was caught, and with every signal held against what was planted.
+
     Raises:
         InputError: Fewer than five items for each group, or the run attributes an adapter.
     """
@@ -78,15 +82,36 @@ def calibrate(
         raise InputError("leaks cannot be planted into a run of an adapter; audit the merged model.")
     groups = _assigned(items, result, options)
     chosen = [item for item in items if item.query.id in groups]
-    folder.mkdir(parents=True, exist_ok=True)
-    corpus = folder / "planted.jsonl"
-    write_bytes(corpus, "".join(json.dumps(row) + "\n" for row in _rows(owner, chosen, groups, options)).encode())
-    model = _train(owner, corpus, folder, options, report)
-    planted = Attributor(folder / "run", model=str(model), data=[str(corpus)], device=owner.device)
+    content = "".join(json.dumps(row) + "\n" for row in _rows(owner, chosen, groups, options)).encode()
+    place = folder / _named(owner, content, options)
+    place.mkdir(parents=True, exist_ok=True)
+    corpus = place / "planted.jsonl"
+    write_bytes(corpus, content)
+    model = _train(owner, corpus, place, options, report)
+    planted = Attributor(
+        place / "run", model=str(model), data=[str(corpus)], device=owner.device,
+        settings={"corpus": {"context": owner.config.corpus.context}, "fit": owner.config.fit.model_dump()},
+    )  # fmt: skip
     known = [replace(item, known=groups[item.query.id or ""]) for item in chosen]
-    found = audit_contamination(planted, known, folder / "scores", replace(audit, index=None), report=report)
+    plain = replace(audit, index=None, checkpoints=(), placebo=False)
+    found = audit_contamination(planted, known, place / "scores", plain, report=report)
     before = {each.id: each.exposure.loss for each in result.items}
-    return caught(found.items, before, audit.fdr)
+    return result.model_copy(
+        update={
+            "planted": caught(found.items, before, audit.fdr),
+            "detectors": (*result.detectors, *(_as_planted(each) for each in found.detectors)),
+        }
+    )
+
+
+def _as_planted(found: Detector) -> Detector:
+    return found.model_copy(update={"group": f"planted {found.group}"})
+
+
+def _named(owner: Attributor, rows: bytes, options: PlantOptions) -> str:
+    """A folder name that says what was planted into which model, and how it was trained on."""
+    bound = [owner.loaded.fingerprint, options.training.model_dump(mode="json"), options.seed]
+    return hashlib.sha256(rows + json.dumps(bound, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def caught(items: Sequence[ItemAudit], before: dict[str, float], fdr: float) -> tuple[Planted, ...]:
@@ -103,9 +128,7 @@ def caught(items: Sequence[ItemAudit], before: dict[str, float], fdr: float) -> 
     out = []
     for name, members in sorted(groups.items(), key=lambda pair: (pair[0] == "held out", pair[0])):
         flagged = sum(min(each.exposure.q_presence, each.exposure.q_effect) <= fdr for each in members)
-        first = sum(
-            bool(each.documents) and each.documents[0].id.split("#")[0] == f"leak-{each.id}" for each in members
-        )
+        first = sum(bool(each.documents) and _leaked_by(each.documents[0].id, each.id) for each in members)
         moved = [before[each.id] - each.exposure.loss for each in members if each.id in before]
         out.append(
             Planted(
@@ -117,6 +140,12 @@ def caught(items: Sequence[ItemAudit], before: dict[str, float], fdr: float) -> 
             )
         )
     return tuple(out)
+
+
+def _leaked_by(document: str, item: str) -> bool:
+    """Whether a document is one of an item's leaks, whatever signs the item's id has."""
+    name = f"leak-{item}"
+    return document == name or (document.startswith(f"{name}#") and document[len(name) + 1 :].isdigit())
 
 
 def _assigned(items: Sequence[Item], result: ContaminationResult, options: PlantOptions) -> dict[str, str]:
@@ -175,7 +204,11 @@ def _train(owner: Attributor, corpus: Path, folder: Path, options: PlantOptions,
         data=(str(corpus),), context=owner.config.corpus.context, vocabulary=owner.loaded.vocabulary
     )
     ingest(settings, owner.tokenizer, folder / "tokens")
-    task = LanguageTask(folder / "tokens", owner.source.model, options.training, [], device=owner.device)
+    source = owner.source
+    task = LanguageTask(
+        folder / "tokens", source.model, options.training, [], device=owner.device, revision=source.revision,
+        attention=source.attention, tokenizer=source.tokenizer,
+    )  # fmt: skip
 
     def advance(done: int, total: int, _: float) -> None:
         if report is not None:

@@ -39,12 +39,22 @@ def sample(reports: Sequence[DocumentReport], each: int = 20, clean: int = 40, s
             report = members[place]
             issue = next((issue for issue in report.issues if issue.kind == kind), None)
             says, evidence = (issue.reason, issue.evidence) if issue else ("nothing is wrong with it", "")
-            rows.append([report.id, report.number, kind, says, evidence, report.snippet, ""])
+            told = [_inert(each) for each in (kind, says, evidence, report.snippet)]
+            rows.append([_inert(report.id), report.number, *told, ""])
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_COLUMNS)
     writer.writerows([rows[n] for n in draw.permutation(len(rows)).tolist()])
     return out.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _inert(text: str) -> str:
+    """Text that a spreadsheet takes for text: a formula of a hostile document is set off by an apostrophe.
+
+    >>> _inert("=HYPERLINK(1)"), _inert("plain")
+    ("'=HYPERLINK(1)", 'plain')
+    """
+    return f"'{text}" if text.lstrip()[:1] in tuple("=+-@") or text[:1] in tuple("\t\r") else text
 
 
 def reviewed(result: CorpusResult, path: Path) -> CorpusResult:
@@ -66,7 +76,6 @@ def reviewed(result: CorpusResult, path: Path) -> CorpusResult:
             raise InputError(f"{path} line {number}: the verdict is {verdict!r}; give right or wrong, or nothing.")
         if verdict:
             judged[row["kind"]].append(verdict == "right")
-    precisions = {kind: wilson(sum(said), len(said)) for kind, said in judged.items() if said}
     precisions = {kind: wilson(sum(said), len(said)) for kind, said in judged.items() if said}
     counts = tuple(
         each.model_copy(update={"reviewed": len(judged[each.kind]), "precision": precisions.get(each.kind)})

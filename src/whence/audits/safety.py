@@ -5,7 +5,7 @@ Scores every document for every answer (`evidence`), takes copies together and h
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 import whence
 from whence.attributor import Attributor
-from whence.audits.directions import direction_influence, direction_of
+from whence.audits.behaviours import along_direction, behind_behaviours
 from whence.audits.documents import Weighed, weigh
-from whence.audits.enrichment import enrichments
+from whence.audits.enrichment import Kinds, kinds_of
 from whence.audits.evidence import gather
 from whence.audits.generation import generate
+from whence.audits.language import language_of
+from whence.audits.nulls import elsewhere
 from whence.audits.passages import passages
 from whence.audits.responses import Response, answered, unanswered
 from whence.audits.softness import softness
@@ -33,6 +35,9 @@ __all__ = ["SafetyOptions", "audit_safety"]
 Report = Callable[[str, int, int], None]
 _NULL = 24  # answers from which the null is taken; if fewer are audited, passages of the corpus are asked about as well
 _CANDIDATES = 40
+_STRONGEST = 10
+_KINDS = 8  # of documents, that are listed for an answer
+_READ = 20_000  # documents up to which languages are told
 
 
 @dataclass(frozen=True)
@@ -90,46 +95,65 @@ def audit_safety(
         report: Called with (step, done, total).
 
     Raises:
-        QueryError: There is no answer, or one cannot be encoded.
+        QueryError: There is no answer, or none can be encoded.
     """
     if not responses:
         raise QueryError("there is no answer to explain; give --responses with at least one row.")
-    responses = _complete(owner, responses, options, report)
+    responses, left_out = _answered(owner, responses, options, report)
     owner.fit(report)
     asked = [each.query for each in responses]
     extra = [*options.null, *passages(owner, max(0, _NULL - len(asked) - len(options.null)), options.seed)]
     evidence = gather(owner, [*asked, *extra], folder, exact=options.exact, index=options.index, report=report)
-    count, everyone = len(asked), np.arange(len(asked) + len(extra))
-    topics = np.concatenate([np.roll(everyone[:count], 1), everyone[count:]]) if options.placebo else None
-    weighed = weigh(owner, evidence, topics=topics, seed=options.seed)
-    audits = [_audit(weighed, number, each, options) for number, each in enumerate(responses)]
+    count = len(asked)
+    topics = elsewhere(count, len(extra)) if options.placebo else None
+    weighed = weigh(owner, evidence, topics=topics, asked=count, seed=options.seed)
+    kinds = kinds_of(_tags(weighed))
+    audits = [_audit(weighed, number, each, options, kinds) for number, each in enumerate(responses)]
     traces = _traces(owner, responses, audits, options, report)
     audits = [each.model_copy(update={"trace": traces.get(each.id)}) for each in audits]
     return SafetyResult(
         settings=_settings(owner, weighed, options, command),
         responses=tuple(audits),
         tallies=tuple(_tallies(responses, audits, options.by)),
-        enrichments=tuple(_enriched(weighed, count, options.fdr)),
-        sources=tuple(_sources(audits, options.fdr)),
+        enrichments=tuple(_enriched(weighed, kinds, count, options.fdr)),
+        sources=tuple(_sources(weighed, count, options.fdr)),
         fdr=options.fdr,
-        shared={**_behaviours(weighed, responses, options.top), **_direction(weighed, count, options)},
+        shared={**behind_behaviours(weighed, responses, options.top), **_along(weighed, count, options)},
+        left_out=left_out,
     )
 
 
-def _complete(
+def _answered(
     owner: Attributor, responses: Sequence[Response], options: SafetyOptions, report: Report | None
-) -> list[Response]:
-    """The answers, those that were missing given by the model."""
-    out, missing = list(responses), unanswered(responses)
-    for done, number in enumerate(missing):
-        text = generate(owner, out[number].query.prompt, options.tokens, options.temperature, options.seed + number)
-        out[number] = answered(out[number], text)
-        if report is not None:
-            report("answering", done + 1, len(missing))
-    return out
+) -> tuple[list[Response], dict[str, str]]:
+    """Answers, those that were missing given by the model; and why some cannot be explained: too long, or empty.
+
+    Raises:
+        QueryError: None can be explained.
+    """
+    kept: list[Response] = []
+    left_out: dict[str, str] = {}
+    missing, done = set(unanswered(responses)), 0
+    for number, each in enumerate(responses):
+        try:
+            if number in missing:
+                done += 1
+                text = generate(owner, each.query.prompt, options.tokens, options.temperature, options.seed + number)
+                each = answered(each, text)
+                if report is not None:
+                    report("answering", done, len(missing))
+            owner.encode_queries([each.query])
+        except QueryError as error:
+            left_out[each.query.id or str(number)] = str(error)
+        else:
+            kept.append(each)
+    if not kept:
+        why = next(iter(left_out.values()))
+        raise QueryError(f"none of the {len(responses)} answers can be explained; the first: {why}")
+    return kept, left_out
 
 
-def _audit(weighed: Weighed, number: int, response: Response, options: SafetyOptions) -> ResponseAudit:
+def _audit(weighed: Weighed, number: int, response: Response, options: SafetyOptions, kinds: Kinds) -> ResponseAudit:
     query = response.query
     influence = weighed.influence[number]
     strength = weighed.effect.z[number] + np.where(weighed.on_topic[number], weighed.presence.z[number], 0.0)
@@ -139,9 +163,10 @@ def _audit(weighed: Weighed, number: int, response: Response, options: SafetyOpt
     ]
     why = judge(tuple(looked))
     top = sorted(looked, key=lambda each: (not each.on_topic or each.q > 0.5, -each.z))[: options.top]
-    strongest = [weighed.document(number, int(c)) for c in np.argsort(-influence)[: options.top]]
+    first = np.argsort(-influence, kind="stable")[: options.top]
+    strongest = [weighed.document(number, int(c)) for c in first if influence[c] > 0]
     listed = {each.document: each for each in (*strongest, *top)}
-    worst = [int(c) for c in np.argsort(influence)[: options.top] if influence[c] < 0]
+    worst = [int(c) for c in np.argsort(influence, kind="stable")[: options.top] if influence[c] < 0]
     positive = np.sort(np.clip(influence, 0, None))[::-1]
     few = max(1, round(len(positive) / 100))
     on_topic = weighed.on_topic[number]
@@ -163,16 +188,12 @@ def _audit(weighed: Weighed, number: int, response: Response, options: SafetyOpt
         documents=tuple(
             sorted(listed.values(), key=lambda each: (each.q > options.fdr or not each.on_topic, -each.influence))
         ),
-        opponents=tuple(weighed.document(number, cluster) for cluster in worst),
+        opponents=tuple(weighed.document(number, cluster, opposes=True) for cluster in worst),
         gini=gini(influence),
         top_share=float(positive[:few].sum() / positive.sum()) if positive.sum() > 0 else 0.0,
+        kinds=tuple(kinds.behind(*_strongest(influence), shown=_KINDS)),
         significant=int(((weighed.q[number] <= options.fdr) & on_topic).sum()),
     )
-
-
-def _called(document: DocumentEvidence, fdr: float) -> bool:
-    """Whether a document is on topic and its effect significant."""
-    return document.on_topic and document.q <= fdr
 
 
 def _soft(weighed: Weighed, cluster: int, contrast: str) -> float:
@@ -200,7 +221,7 @@ def _traces(
             continue
         found = owner.trace(
             [response.query.model_copy(update={"contrast": None})],
-            k=options.top,
+            k=len(set(chosen)),
             candidates=list(dict.fromkeys(chosen)),
             index=None if options.exact else options.index,
             bm25=False,
@@ -236,64 +257,48 @@ def _tallies(responses: Sequence[Response], audits: Sequence[ResponseAudit], by:
     return out
 
 
-def _enriched(weighed: Weighed, count: int, fdr: float) -> list[Enrichment]:
+def _strongest(influence: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """The clusters that support an answer most, 1 % of all but at least ten; and how much each one supports it."""
+    mass = np.clip(influence, 0.0, None)
+    chosen = np.zeros(len(mass), dtype=np.bool_)
+    chosen[np.argsort(-mass, kind="stable")[: max(_STRONGEST, round(len(mass) / 100))]] = True
+    return chosen & (mass > 0), mass
+
+
+def _enriched(weighed: Weighed, kinds: Kinds, count: int, fdr: float) -> list[Enrichment]:
     """Tags of significant documents, all answers together."""
     called = np.asarray(((weighed.q[:count] <= fdr) & weighed.on_topic[:count]).any(0), dtype=np.bool_)
-    mass = np.clip(weighed.influence[:count], 0, None).sum(0)
-    firsts = [members[0] for members in weighed.clusters]
-    return enrichments([dict(_tags(weighed, first)) for first in firsts], called, mass)
+    return kinds.behind(called, np.clip(weighed.influence[:count], 0, None).sum(0))
 
 
-def _tags(weighed: Weighed, document: int) -> Mapping[str, str]:
-    found = weighed.owner.corpus.document(document)
-    return {"source": found.source, **found.metadata}
+def _tags(weighed: Weighed) -> list[dict[str, str]]:
+    """Tags of every cluster's first document: its source, what its row says, and its language if no row says it."""
+    found = [weighed.owner.corpus.document(members[0]) for members in weighed.clusters]
+    tags = [{"source": each.source, **each.metadata} for each in found]
+    if len(tags) <= _READ and not any("language" in each or "lang" in each for each in tags):
+        for members, each in zip(weighed.clusters, tags, strict=True):
+            language = language_of(weighed.texts[members[0]])
+            each |= {} if language is None else {"language": language.value}
+    return tags
 
 
-def _sources(audits: Sequence[ResponseAudit], fdr: float) -> list[tuple[str, int, float]]:
-    """Documents that are significant for most answers, then those with most influence."""
-    answers: Counter[str] = Counter()
-    total: dict[str, float] = {}
-    for audit in audits:
-        for each in audit.documents:
-            if _called(each, fdr):
-                answers[each.id] += 1
-                total[each.id] = total.get(each.id, 0.0) + each.influence
-    order = sorted(answers, key=lambda name: (-answers[name], -total[name], name))
-    return [(name, answers[name], total[name]) for name in order[:30]]
+def _sources(weighed: Weighed, count: int, fdr: float) -> list[tuple[str, int, float]]:
+    """Documents that are significant for most answers, then those with most influence on these."""
+    called = (weighed.q[:count] <= fdr) & weighed.on_topic[:count]
+    answers = called.sum(0)
+    total = np.where(called, weighed.influence[:count], 0.0).sum(0)
+    order = np.lexsort((np.arange(len(answers)), -total, -answers))[:30]
+    return [
+        (weighed.owner.corpus.document(weighed.clusters[c][0]).id, int(answers[c]), float(total[c]))
+        for c in order.tolist()
+        if answers[c]
+    ]
 
 
-def _behaviours(weighed: Weighed, responses: Sequence[Response], top: int) -> dict[str, tuple[DocumentEvidence, ...]]:
-    """Documents behind the mean of the answers of one behaviour: influence on a mean is the mean of influences."""
-    groups: dict[str, list[int]] = {}
-    for number, each in enumerate(responses):
-        if each.behaviour is not None:
-            groups.setdefault(each.behaviour, []).append(number)
-    out = {}
-    for name, members in groups.items():
-        mean: NDArray[np.float64] = weighed.influence[members].mean(0)
-        level = weighed.effect.z[members].sum(0) / np.sqrt(len(members))
-        found = []
-        for cluster in np.argsort(-level)[:top]:
-            one = weighed.document(members[int(np.argmax(weighed.effect.z[members, cluster]))], int(cluster))
-            found.append(one.model_copy(update={"influence": float(mean[cluster]), "z": float(level[cluster])}))
-        out[name] = tuple(found)
-    return out
-
-
-def _direction(weighed: Weighed, count: int, options: SafetyOptions) -> dict[str, tuple[DocumentEvidence, ...]]:
-    """Documents that push the answers' states along a direction."""
+def _along(weighed: Weighed, count: int, options: SafetyOptions) -> dict[str, tuple[DocumentEvidence, ...]]:
     if options.direction is None:
         return {}
-    owner, evidence = weighed.owner, weighed.evidence
-    direction = direction_of(owner, options.direction, options.depth, evidence.queries[:count])
-    found = direction_influence(owner, evidence.encoded[:count], direction, options.exact, options.index)
-    along = weighed.summed(found[None])[0]
-    level = (along - along.mean()) / max(float(along.std()), 1e-12)
-    out = []
-    for cluster in np.argsort(-along)[: options.top]:
-        one = weighed.document(int(np.argmax(weighed.influence[:count, cluster])), int(cluster))
-        out.append(one.model_copy(update={"influence": float(along[cluster]), "z": float(level[cluster])}))
-    return {f"direction {Path(options.direction).name} at depth {options.depth:g} (in units of the states)": tuple(out)}
+    return along_direction(weighed, count, options.direction, options.depth, options.top, options.exact, options.index)
 
 
 def _settings(owner: Attributor, weighed: Weighed, options: SafetyOptions, command: str) -> AuditSettings:

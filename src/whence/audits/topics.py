@@ -4,6 +4,7 @@ Topics: TF-IDF, reduced to a few directions by a truncated singular value decomp
 Deerwester et al. 1990), then k-means; a topic is called by the words that stand out in it.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.cluster.vq import kmeans2
 from scipy.sparse.linalg import svds
+from scipy.spatial.distance import cdist
 
 from whence.baselines import Tfidf
 from whence.interfaces.quality import TagValue
@@ -46,9 +48,10 @@ def topics(texts: Tfidf, count: int | None = None, seed: int = 0) -> list[TagVal
     left, sizes, _ = svds(rows.astype(np.float64), k=directions, random_state=seed)
     points = left * sizes
     points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
-    centres, of = kmeans2(points, count, minit="++", seed=np.random.default_rng(seed), iter=25)
-    distances = np.linalg.norm(points[:, None] - centres[None], axis=2)
-    nearest = np.sort(distances, axis=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "One of the clusters is empty")  # as where many documents are the same
+        centres, of = kmeans2(points, count, minit="++", seed=np.random.default_rng(seed), iter=25)
+    nearest = np.sort(cdist(points, centres), axis=1)
     sure = 1 - nearest[:, 0] / np.maximum(nearest[:, 1], 1e-12)
     labels = {int(each): _label(rows, words, of == each) for each in np.unique(of)}
     return [TagValue(value=labels[int(each)], confidence=float(s)) for each, s in zip(of, sure, strict=True)]

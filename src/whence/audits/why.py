@@ -96,15 +96,21 @@ def _why(found: float, stance: float, soft: float, best: DocumentEvidence | None
     }
     first, second = sorted(likely, key=lambda name: -likely[name])[:2]
     told = first if likely[first] >= _LEAST and first != "said otherwise" else "cannot tell"
-    reasons = _reasons(first, best)
-    if told == "cannot tell" and first != "said otherwise":
-        reasons = (f"No explanation has half of the belief; {first} has most.", *reasons)
+    reasons, against = _reasons(first, best), _reasons(second, best)
+    if told == "cannot tell":
+        half = likely[first] >= _LEAST
+        said = (
+            "The documents say otherwise, and bluntly"
+            if half
+            else f"No explanation has half of the belief; {first} has most"
+        )
+        reasons, against = (f"{said}.",), reasons
     return Why(
         verdict=cast(WhyVerdict, told),
         likely=likely,
         runner_up=second if told != "cannot tell" else first,
         reasons=reasons,
-        against=_reasons(second, best),
+        against=against,
         action=_ACTIONS[told],
     )
 

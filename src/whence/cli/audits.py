@@ -181,8 +181,7 @@ def contamination(
         if calibrate:
             from whence.audits import calibrate as plant_leaks
 
-            leaks = plant_leaks(owner, items, result, folder / "planted", options, plant, report)
-            result = result.model_copy(update={"planted": leaks})
+            result = plant_leaks(owner, items, result, folder / "planted", options, plant, report)
     written = save_contamination(result, folder)
     console = console_of()
     show_contamination(result, console)

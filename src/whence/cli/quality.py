@@ -70,6 +70,8 @@ def corpus(
     if reviewed is not None:
         result = take_review(result, reviewed)
     folder = out or (owner.run.path / "audits" / "corpus" if owner is not None else DEFAULT_AUDIT)
+    if placebo and out is None:
+        folder = folder.with_name(f"{folder.name}-placebo")
     written = save_corpus_audit(result, reports, folder, review_sample(reports, seed=seed))
     console = console_of()
     show_corpus_audit(result, console)
@@ -101,7 +103,7 @@ def apply(
     result = load_corpus_audit(audit)
     if result.placebo:
         raise InputError(f"{audit} is a placebo: its issues are said of other documents. Apply a real audit.")
-    paths = data or result.data.split(", ")
+    paths = data or result.paths or result.data.split(", ")
     done = apply_audit(paths, list(read_reports(audit)), out, least=least, drop=drop)
     console.print(
         f"{done.kept:,} rows kept as they were, {done.fixed:,} mended, {done.dropped:,} left out, {done.relabel:,} "

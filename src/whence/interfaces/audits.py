@@ -84,7 +84,7 @@ class DocumentEvidence(_Frozen):
         presence: Standardised BM25 score.
         p_effect: p-value of influence on the answer.
         p_presence: p-value of BM25.
-        p: Of an effect on the answer or the contrast.
+        p: Of an effect on the answer or the contrast; of an opponent, like p_effect, of speaking against the answer.
         q: Its false-discovery rate over the whole audit, weighted by presence.
         on_topic: Whether it shares words with the question (cosine of words).
         topic: That cosine.
@@ -124,7 +124,7 @@ class Enrichment(_Frozen):
 
     Attributes:
         tag, value: The tag, as in source = wiki.
-        inside, chosen: Significant documents with it, of all significant ones.
+        inside, chosen: Documents with it that were found (significant, or strongest), of all found ones.
         base: Share of the corpus's documents with it.
         odds: Odds ratio with its 95 % interval.
         p: Fisher's exact test, two-sided.
@@ -160,6 +160,7 @@ class ResponseAudit(_Frozen):
         gini: Concentration of positive influence over documents, 0 to 1.
         top_share: Share of positive influence that the top 1 % of documents have.
         significant: Documents on topic with q below the audit's rate.
+        kinds: Tags of the documents that support the answer most (1 %, at least ten) against their base rates.
         trace: The same answer's trace, with token heat maps; None if none was made.
     """
 
@@ -182,6 +183,7 @@ class ResponseAudit(_Frozen):
     gini: float
     top_share: float
     significant: int
+    kinds: tuple[Enrichment, ...] = ()
     trace: Trace | None = None
 
 
@@ -206,6 +208,7 @@ class SafetyResult(_Frozen):
         sources: Documents that matter in most answers: (document id, answers, summed influence).
         fdr: Rate below which a q-value is called significant.
         shared: Of behaviours: name -> documents behind the mean of its answers.
+        left_out: Answers that could not be explained, and why.
     """
 
     settings: AuditSettings
@@ -215,6 +218,7 @@ class SafetyResult(_Frozen):
     sources: tuple[tuple[str, int, float], ...] = ()
     fdr: float
     shared: Mapping[str, tuple[DocumentEvidence, ...]] = {}
+    left_out: Mapping[str, str] = {}
 
 
 ExposureVerdict = Literal["verbatim", "paraphrase", "present", "same skill", "no evidence"]

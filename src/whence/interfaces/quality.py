@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from whence.interfaces.fidelity import Estimate
+from whence.interfaces.fidelity import Certificate, Estimate
 
 __all__ = ["Action", "CorpusResult", "DocumentReport", "Issue", "IssueCount", "TagValue"]
 
@@ -129,6 +129,8 @@ class CorpusResult(_Frozen):
 
     Attributes:
         command, data, model: What was audited.
+        paths: The data as they were given, one by one.
+        certificate: How far influence was shown to be true; None without a model.
         documents: How many.
         skipped: Rows that could not be read: (source, row, reason).
         reports: Documents with an issue or asked for, most worth a look first; all are in the table beside the page.
@@ -146,6 +148,8 @@ class CorpusResult(_Frozen):
     command: str = ""
     data: str
     model: str | None = None
+    paths: tuple[str, ...] = ()
+    certificate: Certificate | None = None
     documents: int
     skipped: tuple[tuple[str, int, str], ...] = ()
     reports: tuple[DocumentReport, ...]

@@ -45,6 +45,8 @@ def show_safety(result: SafetyResult, console: Console, limit: int = 20) -> None
     console.print(table)
     if len(result.responses) > limit:
         line(console, (f"and {len(result.responses) - limit} more answers on the page", "dim"))
+    if result.left_out:
+        line(console, f"{len(result.left_out)} answers could not be explained; the page says why.")
     line(console, (one_line(result.settings.certificate.line), "dim"))
 
 

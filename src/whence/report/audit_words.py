@@ -19,6 +19,7 @@ READING = (
     "which documents are there (presence); influence says which of them did something (effect)."
 )
 _SNIPPET = 60
+_RUN = 4  # words of a verbatim overlap that is worth a mention
 
 
 def p_words(value: float) -> str:
@@ -70,7 +71,7 @@ def document_table(documents: Sequence[DocumentEvidence], trace: Trace | None = 
         Column("Document", wide=True),
         Column("Influence, nats", "number", hint="on the answer; copies added up"),
         Column("On the contrast", "number", hint="influence on the answer it should have been"),
-        Column("Effect p", "number", 2),
+        Column("Effect p", "number", 2, hint="of supporting the answer; of opponents, of speaking against it"),
         Column("Presence p", "number", 2),
         Column("q", "number", 2, hint="false-discovery rate over the audit, weighted by presence"),
         Column("Influence", "number", hint="rank among all documents"),
@@ -104,7 +105,15 @@ def _document(each: DocumentEvidence, trace: Trace | None) -> Html:
         if each.softness is not None and each.on_topic
         else []
     )
-    name = tag("div", tag("b", shorten(each.id, 80, "both"), cls="id"), " ", about, *soft, *chips, cls="identity")
+    shared = len(each.overlap.split())
+    words = (
+        [tag("span", tag("span", "shares"), f" {shared} words in a row: {shorten(each.overlap, 80)}", cls="chip")]
+        if shared >= _RUN
+        else []
+    )
+    name = tag(
+        "div", tag("b", shorten(each.id, 80, "both"), cls="id"), " ", about, *soft, *words, *chips, cls="identity"
+    )
     return join([name, _snippet(each, trace)])
 
 

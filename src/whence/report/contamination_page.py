@@ -57,7 +57,7 @@ def contamination_headline(result: ContaminationResult) -> str:
     """What was found, in a sentence or two."""
     found, total = Counter(str(each.verdict) for each in result.items), len(result.items)
     parts = [f"{count(found[name])} {name}" for name in EXPOSURE if found[name]]
-    start = "PLACEBO, nothing is to be found: " if result.settings.placebo else ""
+    start = "PLACEBO, items are held against what is there of others: " if result.settings.placebo else ""
     said = f"{start}Of {count(total)} items: {', '.join(parts)}."
     accuracy = result.accuracy
     if accuracy is None:
@@ -231,9 +231,12 @@ def _inside(each: ItemAudit) -> Html:
         ("8 words", percent(found.overlap_8)),
         ("13 words", percent(found.overlap_13)),
         ("Presence", f"{number(found.presence)} spacings, q {number(found.q_presence, 2)}"),
-        ("Effect", f"{number(found.effect)} spacings, q {number(found.q_effect, 2)}"),
+        ("Effect on the answer", f"{number(found.effect)} spacings, q {number(found.q_effect, 2)}"),
+        ("Influence on the question", f"{number(found.question)} spacings"),
+        ("Share of the best document", percent(found.concentration)),
         ("Predicted loss without it", f"{number(found.explained)} nats per token more"),
         ("Loss", f"{number(found.loss)} nats per token"),
+        ("Loss by zlib", f"{number(found.zlib)} nats per byte"),
         ("Min-K%", number(found.min_k)),
         ("Runner-up", each.runner_up),
     ]

@@ -1,8 +1,8 @@
 """A corpus audit on disk: result, page, one row per document, attributes in Dolma's form; and back."""
 
 import json
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ def _value(each: DocumentReport, name: str) -> str | None:
 
 def _attributes(reports: Sequence[DocumentReport]) -> dict[str, bytes]:
     """One file for each source, its rows in order: {id, attributes: {tagger__name: [[start, stop, score]]}}."""
+    beside = _beside(dict.fromkeys(each.source for each in reports))
     files: defaultdict[str, list[str]] = defaultdict(list)
     for each in reports:
         spans: defaultdict[str, list[list[float]]] = defaultdict(list)
@@ -87,8 +88,31 @@ def _attributes(reports: Sequence[DocumentReport]) -> dict[str, bytes]:
         for issue in each.issues:
             stop = issue.stop if issue.field else each.characters
             spans[f"{_TAGGER}__{issue.kind}"].append([issue.start, stop, round(issue.confidence, 4)])
-        files[Path(each.source).name].append(json.dumps({"id": each.id, "attributes": dict(spans)}) + "\n")
-    return {f"{_stem(name)}.jsonl": "".join(rows).encode("ascii") for name, rows in files.items()}
+        files[beside[each.source]].append(json.dumps({"id": each.id, "attributes": dict(spans)}) + "\n")
+    return {f"{name}.jsonl": "".join(rows).encode("ascii") for name, rows in files.items()}
+
+
+def _beside(sources: Iterable[str]) -> dict[str, str]:
+    """Where the attributes of each source lie: as it does below ``documents``, or else by its shortest telling end.
+
+    >>> _beside(["x/documents/2019/a.jsonl.gz", "y/b.jsonl"])
+    {'x/documents/2019/a.jsonl.gz': '2019/a', 'y/b.jsonl': 'b'}
+    >>> list(_beside(["en/a.jsonl", "de/a.jsonl"]).values())
+    ['en/a', 'de/a']
+    """
+    parts = {}
+    for source in sources:
+        _, found, rest = source.rpartition("/documents/")
+        inner = [part for part in _stem(rest if found else source).split("/") if part not in ("", ".", "..")]
+        parts[source] = inner, len(inner) if found else 1
+    names = {source: "/".join(inner[-least:]) for source, (inner, least) in parts.items()}
+    while len(set(names.values())) < len(names):
+        seen = Counter(names.values())
+        longer = {s: "/".join(parts[s][0][-n.count("/") - 2 :]) if seen[n] > 1 else n for s, n in names.items()}
+        if longer == names:  # nothing tells them apart but what comes before a root, or how they are packed
+            return {s: f"{n}-{place}" if seen[n] > 1 else n for place, (s, n) in enumerate(names.items())}
+        names = longer
+    return names
 
 
 def _stem(name: str) -> str:

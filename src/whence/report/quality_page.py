@@ -67,6 +67,7 @@ def quality_page(result: CorpusResult) -> str:
         ],
         settings={**({"command": result.command} if result.command else {}), "data": result.data, **result.settings},
         version=result.whence_version,
+        certificate=result.certificate,
         note=_READING,
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from whence.interfaces import SafetyResult
-from whence.interfaces.audits import ResponseAudit, Tally
+from whence.interfaces.audits import Enrichment, ResponseAudit, Tally
 from whence.report.audit_frame import Column, Section, audit_page, badge, figure, items, table
 from whence.report.audit_words import READING, document_table, facts_of, heat, null_words, settings_table
 from whence.report.charts import bars, points
@@ -54,6 +54,7 @@ def safety_page(result: SafetyResult) -> str:
                     "Verdicts rest on training documents alone, not on a model that judges. ",
                     null_words(result.settings),
                 ),
+                *_missing(result),
             ]
         ),
         facts=facts_of(result.settings),
@@ -64,12 +65,19 @@ def safety_page(result: SafetyResult) -> str:
             Section("kinds", "Kinds of documents behind the answers", _enriched(result)),
             Section("behaviours", "Behaviours", _behaviours(result)),
             Section("answers", "Answer by answer", _answers(result.responses)),
+            Section("left-out", "Left out", _left_out(result)),
         ],
         settings=settings_table(result.settings),
         version=result.settings.whence_version,
         certificate=result.settings.certificate,
         note=READING,
     )
+
+
+def _missing(result: SafetyResult) -> list[Html]:
+    if not result.left_out:
+        return []
+    return [tag("p", f"{count(len(result.left_out))} answers could not be explained; the reasons are below.")]
 
 
 def _verdicts(result: SafetyResult) -> Html:
@@ -126,8 +134,14 @@ def _sources(result: SafetyResult) -> Html:
 def _enriched(result: SafetyResult) -> Html:
     if not result.enrichments:
         return Html("")
+    first = result.enrichments[0]
+    said = f"{count(first.chosen)} documents are significant for some answer; the kinds that stand out most come first."
+    return join([tag("p", said), _kinds(result.enrichments, "Significant", "enriched")])
+
+
+def _kinds(found: Sequence[Enrichment], chosen: str, key: str = "") -> Html:
     columns = [
-        Column("Tag"), Column("Value"), Column("Significant", "number"), Column("Of the corpus"),
+        Column("Tag"), Column("Value"), Column(chosen, "number"), Column("Of the corpus"),
         Column("Odds ratio"), Column("Fisher p", "number", 2), Column("Share of influence"),
     ]  # fmt: skip
     rows: list[list[str | int | float | None]] = [
@@ -135,11 +149,14 @@ def _enriched(result: SafetyResult) -> Html:
             each.tag, shorten(one_line(each.value), 80), each.inside, percent(each.base),
             f"{each.odds.value:.2g} (95 % {each.odds.low:.2g} to {each.odds.high:.2g})", each.p, percent(each.mass),
         ]
-        for each in result.enrichments
+        for each in found
     ]  # fmt: skip
-    first = result.enrichments[0]
-    said = f"{count(first.chosen)} documents are significant for some answer; the kinds that stand out most come first."
-    return join([tag("p", said), table(columns, rows, "enriched")])
+    return table(columns, rows, key)
+
+
+def _left_out(result: SafetyResult) -> Html:
+    rows = [[name, shorten(one_line(why), 200)] for name, why in result.left_out.items()]
+    return table([Column("Answer"), Column("Why", wide=True)], rows, "left") if rows else Html("")
 
 
 def _behaviours(result: SafetyResult) -> Html:
@@ -186,6 +203,10 @@ def _inside(each: ResponseAudit) -> Html:
         tag("h4", "Documents that support the answer"),
         document_table(each.documents, each.trace),
     ]
+    if each.kinds:
+        most = each.kinds[0].chosen
+        said = tag("summary", f"What kinds of documents the {most} strongest are, against the corpus")
+        parts.append(tag("details", said, _kinds(each.kinds, f"Of the {most}")))
     if each.opponents:
         against = join(
             [
