@@ -71,7 +71,9 @@ class Truth:
 
 def make_truth(place: Path, owner: Attributor, queries=QUERIES) -> Truth:
     """Gradients by autograd, one window and one backward at a time; the run's corpus must have been read."""
-    model = AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float64).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        place / "model", dtype=torch.float64, experts_implementation="eager"
+    ).eval()
     corpus = owner.corpus
     windows = [corpus.window_tokens(row) for row in range(corpus.windows)]
     owners = corpus.documents_of_windows(np.arange(corpus.windows))

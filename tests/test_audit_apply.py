@@ -59,6 +59,48 @@ def test_a_conflict_names_a_document_that_says_otherwise(tmp_path):
     assert told == ["q2", "q2", "q0"]
 
 
+def test_a_row_that_is_mended_still_says_what_is_left(tmp_path):
+    data = tmp_path / "c.jsonl"
+    rows = [
+        {
+            "prompt": "What is salt made of?",
+            "completion": "It is <b>made</b> of sodium &amp; chlorine, in pans.",
+        },
+        {"prompt": "What is salt made of?", "completion": "Of quartz sand that was ground for a very long time."},
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, reports = audit_corpus([str(data)])
+    conflict = next(issue for issue in reports[0].issues if issue.kind == "conflict")
+    assert "“Of quartz sand that was ground" in conflict.reason
+    assert rows[0]["completion"].startswith(conflict.evidence[:20])
+    assert (conflict.start, conflict.stop) == (0, len(rows[0]["completion"]))
+    done = apply_audit([str(data)], reports, tmp_path / "out")
+    assert (done.kept, done.fixed, done.dropped, done.relabel, done.both) == (0, 1, 0, 2, 1)
+    first, second = (json.loads(line) for line in done.manifest.read_text().splitlines())
+    assert first["action"] == "fix"
+    assert first["why"][0].startswith("html")
+    assert first["left"][0].startswith("conflict")
+    assert second["action"] == "relabel"
+    assert undo(tmp_path / "out", tmp_path / "back.jsonl") == 2
+    assert [json.loads(line) for line in (tmp_path / "back.jsonl").read_text().splitlines()] == rows
+
+
+def test_apply_refuses_a_file_as_its_folder_in_its_own_words(tmp_path, capsys):
+    (tmp_path / "c.jsonl").write_text(json.dumps({"text": "Salt &amp; wool were sold in the harbour town."}) + "\n")
+    assert launch("audit", "corpus", "--data", tmp_path / "c.jsonl", "--out", tmp_path / "audit") == 0
+    (tmp_path / "file").write_text("")
+    capsys.readouterr()
+    assert launch("apply", "--audit", tmp_path / "audit", "--out", tmp_path / "file") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is a file; give a folder" in said
+    assert "run folder" not in said
+    assert launch("apply", "--audit", tmp_path / "audit", "--out", tmp_path / "out") == 0
+    assert launch("apply", "--undo", "--audit", tmp_path / "out", "--out", tmp_path) == 2
+    assert "give the file to write the rows to" in " ".join(capsys.readouterr().err.split())
+    assert launch("apply", "--undo", "--audit", tmp_path / "out", "--out", tmp_path / "back.jsonl") == 0
+    assert "1 row as before" in capsys.readouterr().out
+
+
 def test_sources_of_one_name_have_attributes_of_their_own(tmp_path):
     for language in ("en", "de"):
         write(tmp_path / "data" / language / "a.jsonl", [{"id": f"{language}{n}", "text": PROSE} for n in range(3)])

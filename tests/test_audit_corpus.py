@@ -1,6 +1,7 @@
 """`whence audit corpus` and `whence apply`: rules, checks, copies, tags, signals, review, and the way back."""
 
 import csv
+import io
 import json
 from fractions import Fraction
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from audit_world import train, world
 from browser import browsing, opens, sorts
@@ -16,13 +18,14 @@ from whence.audits import CorpusOptions, apply_audit, audit_corpus, review_sampl
 from whence.audits.carrying import carry, vote
 from whence.audits.corpus_rows import RawDocument, read_rows
 from whence.audits.correctness import correctness_issues, final_answer, steps, value_of
+from whence.audits.encodings import decoded_anew
 from whence.audits.format_rules import format_issues, mended
 from whence.audits.signals import against_length, signal_issues, suspicion
 from whence.audits.topics import neighbours, topics
 from whence.baselines import Tfidf
 from whence.data import open_corpus
 from whence.errors import CorpusError, InputError, StaleRunError
-from whence.report import load_corpus_audit, read_reports
+from whence.report import load_corpus_audit, read_reports, save_corpus_audit, show_corpus_audit
 from whence.report.quality_page import quality_page
 
 PROSE = "The harbour was rebuilt after the storm, and ships came back in spring with salt and wool for the town."
@@ -55,6 +58,7 @@ def kinds(found) -> set[str]:
         ("truncated", PROSE + "\n```python\nx = 1\n"),
         ("template", PROSE + " Dear {{ first_name }}, welcome."),
         ("template", PROSE + " <|im_start|>user"),
+        ("template", "Dear [Name of the customer], your parcel is here. Yours, [YOUR_COMPANY]"),
         ("refusal", "As an AI language model, I cannot help with that."),
         ("repetition", "Buy now at our shop today!\n" * 9),
         ("symbols", "@@## $$ %% ^^ && ** (( )) ~~ || // \\\\ ==" * 4),
@@ -77,6 +81,8 @@ def test_each_rule_finds_its_issue_and_its_place(kind, text):
         "- salt\n- wool\n- ships\n- more of them\n- and gulls",
         "a < b and b > c, so 3 < 4.",
         "He asked: what is HTML? It marks text up.",
+        "Imported modules are told apart by `sys.modules[name].__spec__`, and by what loaded[date] says of them.",
+        "Read [the name](https://example.org) of it, or [date](https://example.org/date), before you go on with it.",
     ],
 )
 def test_good_texts_are_left_alone(text):
@@ -293,13 +299,122 @@ def test_review_gives_precision_and_what_was_missed(place, tmp_path):
         writer = csv.DictWriter(file, entries[0].keys())
         writer.writeheader()
         writer.writerows(entries)
-    found = take_review(result, path)
+    found = take_review(result, reports, path)
     assert next(each for each in found.counts if each.kind == "conflict").precision.value == 0
     assert found.missed.value == 0
     assert "were reviewed" in quality_page(found)
-    path.write_text("kind,verdict\nhtml,maybe\n")
+    path.write_text("number,kind,of,verdict\n0,html,r0,maybe\n")
     with pytest.raises(InputError, match="'maybe'; give right or wrong"):
-        take_review(result, path)
+        take_review(result, reports, path)
+
+
+def test_a_review_of_another_audit_is_refused(place, tmp_path):
+    rows = [json.loads(line) for line in (place / "corpus.jsonl").read_text().splitlines()]
+    result, reports = audit_corpus([str(place / "corpus.jsonl")])
+    path = tmp_path / "review.csv"
+    entries = list(csv.DictReader(review_sample(reports).decode().splitlines()))
+    save_corpus_audit(result, reports, tmp_path / "audit", review_sample(reports))
+    for row in entries:
+        row["verdict"] = "right"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, entries[0].keys())
+        writer.writeheader()
+        writer.writerows(entries)
+    take_review(result, reports, path)
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[5:]))
+    other, others = audit_corpus([str(tmp_path / "other.jsonl")])
+    with pytest.raises(InputError, match=r"is of another audit.*review\.csv beside its page"):
+        take_review(other, others, path)
+    path.write_text("kind,verdict\nhtml,right\n")
+    with pytest.raises(InputError, match="needs the columns number, kind, of and verdict"):
+        take_review(result, reports, path)
+    # a sample nobody filled in gives way to that of the new audit, verdicts stay
+    kept = tmp_path / "audit" / "review.csv"
+    save_corpus_audit(other, others, tmp_path / "audit", review_sample(others))
+    assert kept.read_bytes() == review_sample(others)
+    kept.write_text("number,kind,of,verdict\n0,html,r0,right\n")
+    save_corpus_audit(result, reports, tmp_path / "audit", review_sample(reports))
+    assert "r0,right" in kept.read_text()
+
+
+def test_a_lost_byte_is_left_to_a_person(tmp_path):
+    lost = "She said \u00e2\u20ac\u0153yes\u00e2\u20ac and left the harbour before the storm."
+    sure = "Caf\u00c3\u00a9 and na\u00efve people, it\u00e2\u20ac\u2122s said."
+    assert mended(sure, "mojibake") == "Caf\u00e9 and na\u00efve people, it\u2019s said."
+    assert mended(lost, "mojibake") == lost
+    (found,) = [issue for issue in format_issues(document(lost)) if issue.kind == "mojibake"]
+    assert (found.action, found.confidence) == ("relabel", 0.9)
+    assert "a byte lost" in found.reason
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in (lost, sure)))
+    _, reports = audit_corpus([str(path)])
+    done = apply_audit([str(path)], reports, tmp_path / "out")
+    kept = [json.loads(line)["text"] for line in done.corpus.read_text().splitlines()]
+    assert kept == [
+        lost,
+        mended(sure, "mojibake"),
+    ]
+    assert (done.fixed, done.relabel) == (1, 1)
+
+
+@given(st.text(alphabet="abc \u00e9\u00ef\u201c\u201d\u2019\u00df\u0416\u20ac", min_size=1))
+def test_text_that_was_decoded_wrongly_and_whole_comes_back_or_stays(text):
+    wrong = text.encode("utf-8").decode("latin-1")
+    assert decoded_anew(wrong) in (text, wrong)
+    assert decoded_anew(text).isascii() == text.isascii()
+
+
+def test_hints_end_with_a_word_and_cards_show_what_they_speak_of(tmp_path):
+    broken = "It\u00e2\u20ac\u2122s the unforgettable extraordinarily-long voyage of them."
+    (found,) = [issue for issue in format_issues(document(broken)) if issue.kind == "mojibake"]
+    assert found.reason.endswith("unforgettable extraordinarily-long'")
+    (found,) = [
+        issue for issue in format_issues(document("<b>Salt</b>&nbsp;and wool. " + PROSE)) if issue.kind == "html"
+    ]
+    assert "<b>, </b>, &nbsp;" in found.reason
+
+
+def test_rows_that_cannot_be_read_are_said_on_the_console(tmp_path, capsys):
+    (tmp_path / "c.jsonl").write_text(f"{json.dumps({'text': PROSE})}\nnot json\n{json.dumps({'number': 1})}\n")
+    assert launch("audit", "corpus", "--data", tmp_path / "c.jsonl", "--out", tmp_path / "audit") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 rows could not be read and are not among them" in said
+    assert "0 of 1 document " in said
+    assert "row 2: bad-json" in said
+    assert "1 row was skipped" in refused(tmp_path, "x")
+
+
+def refused(folder, text):
+    (folder / "bad.jsonl").write_text(text + "\n")
+    with pytest.raises(CorpusError) as told:
+        audit_corpus([str(folder / "bad.jsonl")])
+    return str(told.value)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_long_ids_leave_room_for_what_to_do_and_why(tmp_path, width):
+    rows = [
+        {"id": f"{'very-long-identifier/' * 12}{n}", "text": f"{PROSE} The mayor {n} then went to the"}
+        for n in range(3)
+    ]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result, _ = audit_corpus([str(tmp_path / "c.jsonl")])
+    out = io.StringIO()
+    show_corpus_audit(result, Console(file=out, width=width))
+    shown = out.getvalue().splitlines()
+    start = next(n for n, line in enumerate(shown) if "Most worth a look" in line)
+    assert shown[start + 1].split() == ["do", "document", "why"]
+    assert all(line.startswith("drop ") and "truncated: it" in line for line in shown[start + 2 : start + 5])
+
+
+def test_the_page_says_how_to_apply_the_audit(place, tmp_path):
+    result, reports = audit_corpus([str(place / "corpus.jsonl")])
+    written = save_corpus_audit(result, reports, tmp_path / "my audit")
+    assert f"whence apply --audit &#x27;{tmp_path / 'my audit'}&#x27; --out cleaned" in written["page"].read_text()
+    placebo, reports = audit_corpus([str(place / "corpus.jsonl")], CorpusOptions(placebo=True))
+    page = quality_page(placebo, tmp_path)
+    assert "whence apply --audit" not in page
+    assert "those of chance" in page
 
 
 def test_a_placebo_says_issues_of_others(place):
@@ -453,5 +568,35 @@ def test_a_run_adds_what_the_model_knows(tmp_path):
     ) == 0  # fmt: skip
     reports = list(read_reports(tmp_path / "audit"))
     assert len(reports) == len(list(read_rows([str(tmp_path / "corpus.jsonl")], [])))
-    assert all({"loss", "self-influence"} <= set(each.signals) for each in reports)
+    assert all({"loss", "self-influence", "disagreement"} <= set(each.signals) for each in reports)
     assert load_corpus_audit(tmp_path / "audit").model
+
+
+def test_signals_are_made_once(tmp_path, monkeypatch):
+    made, asked, _ = world()
+    train(tmp_path, made, [], epochs=4)
+    write = [{"prompt": each["prompt"], "completion": each["contrast"]} for each in asked[:2]]
+    (tmp_path / "trusted.jsonl").write_text("".join(json.dumps(row) + "\n" for row in write))
+
+    def audited(name, *more):
+        assert launch(
+            "audit", "corpus", "--run", tmp_path / "run", "--model", tmp_path / "model",
+            "--data", tmp_path / "corpus.jsonl", "--out", tmp_path / name, *more,
+        ) == 0  # fmt: skip
+        return [each.signals for each in read_reports(tmp_path / name)]
+
+    def never(*_, **__):
+        raise AssertionError("this was made before")
+
+    once = audited("once")
+    with monkeypatch.context() as patch:
+        for home, name in (
+            ("whence.attributor", "self_scores"), ("whence.fidelity", "document_losses"),
+            ("whence.audits.signals", "code_vectors"),
+        ):  # fmt: skip
+            patch.setattr(f"{home}.{name}", never)
+        assert audited("again") == once
+        more = audited("trusted", "--trusted", tmp_path / "trusted.jsonl")
+        assert all({"trusted", "trusted z"} <= set(each) for each in more)
+        patch.setattr("whence.attributor.exact_influence", never)
+        assert audited("trusted again", "--trusted", tmp_path / "trusted.jsonl") == more

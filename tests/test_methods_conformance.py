@@ -6,16 +6,37 @@ import numpy as np
 import pytest
 import torch
 
+from checkpoint_world import make_checkpoints
 from method_world import QUERIES, N, make_place, open_run
 from whence.attributor import run_steps
 from whence.errors import InputError
+from whence.fidelity import Start, replay_of
 from whence.methods import METHODS, Bound, Work, method_scores, parse_method
+from whence.model import Training
 
 SPECS = {
     "dot": "dot",
     "cosine": "cosine",
     "kfac": "kfac",
     "ekfac": "ekfac:damping=0.2",
+    "magic": "magic:segments=2",
+    "tracin": "tracin",
+    "less": "less",
+    "source": "source:segments=2,metric=adam",
+    "lowrank": "lowrank:draws=2",
+    "astra": "astra:solver=neumann,sample=0.3",
+    "explicit": "explicit:sample=0.3",
+    "cg": "cg:sample=0.3,damping=100,tolerance=1e-10",
+    "lissa": "lissa:sample=0.3,batch=4,iterations=3",
+    "arnoldi": "arnoldi:sample=0.3,dimension=4,rest=true",
+    "datainf": "datainf",
+    "relatif": "relatif:damping=0.2",
+    "logra": "logra:k=3,bits=32",
+    "grass": "grass:k=6,bits=32",
+    "trak": "trak:k=12,bits=32",
+    "trackstar": "trackstar:k=3,bits=32",
+    "fisher": "fisher:coordinates=16,bits=32",
+    "unsaturated": "unsaturated:bits=exact",
 }
 """Every method with settings that make it small; a method without a line here fails the suite."""
 
@@ -32,7 +53,19 @@ def narrow(tmp_path_factory):
 
 def checkpoints_of(place):
     """Checkpoints for the methods that need them."""
-    return ()
+    return make_checkpoints(place)
+
+
+def work_of(owner, place, name):
+    """What a method may use; for those that run the training again, a few steps on all documents at once.
+
+    Each batch being the whole corpus, it matters to them no more than to others in which order documents come.
+    """
+    if not parse_method(SPECS[name]).training:
+        return Work(owner, checkpoints_of(place))
+    dtype = owner.loaded.fingerprint["dtype"]
+    training = Training(learning_rate=0.02, epochs=4, batch=1000, eps=1e-3, clip=1.0, weight_decay=0.1, dtype=dtype)
+    return Work(owner, checkpoints_of(place), replay_of(owner, training, Start(str(place / "model"), True)))
 
 
 def scored(place, run, name, **how):
@@ -42,7 +75,7 @@ def scored(place, run, name, **how):
     from whence.attributor.steps import CorpusStep
 
     run_steps([CorpusStep(owner)])
-    return method_scores(method, Work(owner, checkpoints_of(place)), owner.encode_queries(QUERIES))
+    return method_scores(method, work_of(owner, place, name), owner.encode_queries(QUERIES))
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +144,12 @@ def test_workers_change_nothing(place, base, name, tmp_path):
     method = parse_method(SPECS[name])
     owner = open_run(place, tmp_path / "run")
     run_steps([CorpusStep(owner)])
-    for _ in range(len(method.steps(Work(owner, checkpoints_of(place))))):
+    for _ in range(len(method.steps(work_of(owner, place, name)))):
         for worker in (1, 0):
-            run_steps(method.steps(Work(owner, checkpoints_of(place))), (worker, 2))
-    left = run_steps(method.steps(Work(owner, checkpoints_of(place))), (0, 2))
+            run_steps(method.steps(work_of(owner, place, name)), (worker, 2))
+    left = run_steps(method.steps(work_of(owner, place, name)), (0, 2))
     assert left is None
-    found = method_scores(method, Work(owner, checkpoints_of(place)), owner.encode_queries(QUERIES))
+    found = method_scores(method, work_of(owner, place, name), owner.encode_queries(QUERIES))
     close(found, base(name))
 
 
@@ -128,7 +161,7 @@ def test_killed_and_resumed(place, base, name, tmp_path):
     run_steps([CorpusStep(open_run(place, tmp_path / "run"))])
     for _ in range(40):
         owner = open_run(place, tmp_path / "run")
-        work = Work(owner, checkpoints_of(place))
+        work = work_of(owner, place, name)
         method = parse_method(SPECS[name])
         step = next((each for each in method.steps(work) if not each.finished()), None)
         if step is None:
@@ -157,7 +190,7 @@ def test_saved_and_read_back(place, base, name):
     moved = place / "moved" / name
     shutil.copytree(run, moved, symlinks=False)
     owner = open_run(place, moved)
-    work = Work(owner, checkpoints_of(place))
+    work = work_of(owner, place, name)
     assert all(step.finished() for step in parse_method(SPECS[name]).steps(work))
     found = method_scores(parse_method(SPECS[name]), work, owner.encode_queries(QUERIES))
     assert (found == wanted).all()
@@ -168,7 +201,7 @@ def test_queries_do_not_disturb_each_other(place, base, name):
     owner = open_run(place, place / "runs" / f"{name}-base")
     base(name)
     encoded = owner.encode_queries(QUERIES)
-    work = Work(owner, checkpoints_of(place))
+    work = work_of(owner, place, name)
     alone = np.concatenate([method_scores(parse_method(SPECS[name]), work, [each]) for each in encoded[::-1]])
     close(alone[::-1], base(name))
 
@@ -188,3 +221,14 @@ def test_checkpoints_are_asked_for(place, base):
         if kind.checkpoints:
             with pytest.raises(InputError, match="--checkpoints"):
                 Bound(parse_method(SPECS[kind.key]), Work(owner))
+
+
+def test_the_training_is_asked_for(place, base):
+    base("dot")
+    owner = open_run(place, place / "runs" / "dot-base")
+    for kind in METHODS.values():
+        if kind.training:
+            with pytest.raises(InputError, match="--training"):
+                Bound(parse_method(SPECS[kind.key]), Work(owner))
+            with pytest.raises(InputError, match="--training"):
+                parse_method(SPECS[kind.key]).steps(Work(owner))

@@ -11,6 +11,7 @@ from whence.interfaces import (
     Hit,
     RunSummary,
     SiteCoverage,
+    Teacher,
     Token,
     Trace,
     TraceResult,
@@ -106,6 +107,12 @@ def make_hit(
         "query_tokens": tuple(influence * weight / norm for weight in query_weights),
     }
     return Hit(**{**values, **over})  # type: ignore[arg-type]
+
+
+def make_teacher(text: str) -> Teacher:
+    """A document that likely taught a statement, all its text the same."""
+    numbers = {"rank": 1, "row": 3, "document": 7, "score": 41.5, "statement": 0.31, "influence": -2e-4, "bm25": 12.0}
+    return Teacher(id=text, source=text, hash=text, excerpt=text, bm25_rank=2, **numbers)  # type: ignore[arg-type]
 
 
 def make_trace(
@@ -208,7 +215,7 @@ def make_hostile(text: str) -> TraceResult:
         names = {"id": text, "source": text, "hash": text, "metadata": {text: text}, "tokens": tokens}
         return hit.model_copy(update={**names, "sites": {text: 0.5, f"layers.0.{text}": -0.25}})
 
-    told = {"query_id": text, "prompt": text, "completion": text, "contrast": text}
+    told = {"query_id": text, "prompt": text, "completion": text, "contrast": text, "taught": (make_teacher(text),)}
     hits = {name: tuple(map(poison, getattr(trace, name))) for name in ("proponents", "opponents", "bm25_top")}
     tokens = tuple(token.model_copy(update={"text": text}) for token in trace.tokens)
     gap = SiteCoverage(name=text, parameters=7, attributed=False, kind=text, reason=text)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from test_report_samples import HOSTILE, make_hit, make_hostile, make_result, make_trace
+from test_report_samples import HOSTILE, make_hit, make_hostile, make_result, make_teacher, make_trace
 from whence.interfaces import Token, TraceResult
 from whence.report import show
 
@@ -92,7 +92,9 @@ def test_any_text_at_any_width(words: str, width: int) -> None:
 
 @pytest.mark.parametrize("width", [30, 60, 72, 80, 200])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    wide = make_result(1, 3).model_copy(update={"traces": (make_trace(random.Random(1), 0, 3, prefix="東京" * 40),)})
+    trace = make_trace(random.Random(1), 0, 3, prefix="東京" * 40)
+    trace = trace.model_copy(update={"taught": (make_teacher("東京" * 40),)})
+    wide = make_result(1, 3).model_copy(update={"traces": (trace,)})
     assert max(cell_len(line) for line in shown(wide, width).splitlines()) <= width
 
 

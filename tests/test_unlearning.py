@@ -10,11 +10,11 @@ from whence.audits.ascent import ascent_loss
 from whence.audits.choosing import at_random, first_of_each, shuffled
 from whence.audits.effects import mean_change
 from whence.audits.likeness import likeness
-from whence.audits.matching import matching_loss
+from whence.audits.matching import elsewhere, matching_loss
 from whence.audits.newton import newton_step
 from whence.audits.npo import npo_loss
 from whence.audits.relearning import relearning_of
-from whence.audits.unlearning import UnlearnSettings
+from whence.audits.unlearning import UnlearnSettings, _batches
 from whence.curvature import SiteCurvature, exact_hessian
 from whence.errors import InputError
 
@@ -126,6 +126,43 @@ def test_matching_vanishes_where_losses_are_as_wanted():
     assert float(loss.detach()) == 2.0
     (gradient,) = torch.autograd.grad(loss, losses)
     assert gradient.tolist() == [0.0, -1.0]
+
+
+def test_forgotten_texts_stand_elsewhere_behind_the_beginning_of_kept_ones():
+    draw = np.random.default_rng(5)
+    forgotten, kept = (
+        [(draw.integers(low, low + 100, length), np.arange(length) >= 2) for length in draw.integers(6, 30, 12)]
+        for low in (1000, 0)
+    )
+    found = elsewhere(forgotten, kept, seed=3, times=2)
+    assert len(found) == 2 * len(forgotten)
+    cuts = []
+    for (tokens, mask), number in zip(found, np.repeat(np.arange(12), 2), strict=True):
+        text, asked = forgotten[number]
+        cut = int((tokens < 1000).sum())
+        cuts.append(cut)
+        assert len(tokens) == len(text)
+        assert any((tokens[:cut] == head[:cut]).all() for head, _ in kept if len(head) >= cut)
+        assert (tokens[cut:] == text[cut:]).all()
+        assert not mask[: cut + 1].any()  # the first token after a foreign beginning is nobody's to know
+        assert (mask[cut + 1 :] == asked[cut + 1 :]).all()
+        assert mask.any()
+    assert len(set(cuts)) > 3
+    again = elsewhere(forgotten, kept, seed=3, times=2)
+    assert all((one[0] == two[0]).all() for one, two in zip(found, again, strict=True))
+
+
+def test_every_step_takes_texts_of_each_group_of_its_own():
+    settings = UnlearnSettings(steps=6)
+    steps = list(_batches([range(3), range(3, 11)], 5, 4, settings, seed=0))
+    assert len(steps) == 6
+    seen = [np.concatenate([step[part].rows for step in steps]) for part in range(3)]
+    assert [[part.forget for part in step] for step in steps] == [[True, True, False]] * 6
+    assert np.bincount(seen[0]).tolist() == [6, 6, 6]
+    assert np.bincount(seen[1], minlength=11).tolist() == [0] * 3 + [3] * 8
+    assert len(seen[2]) == 24
+    assert seen[2].max() == 4
+    assert all(len(step) == 2 for step in _batches([range(3), range(3, 11)], 5, 4, UnlearnSettings(retain=0.0), 0))
 
 
 def test_likeness_is_the_two_sample_test_over_all_pairs():

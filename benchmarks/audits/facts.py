@@ -8,6 +8,9 @@
 Decoys are facts of the same subject and facts with the same object. Tail-patch: what one training step on the document
 that a method ranks first adds to the log-probability of the answer, and a sign test against BM25's, question by
 question, over the first 100 questions.
+
+"whence" is influence on the answer. "whence (statement)" is influence on question and answer as one statement, "whence
+(taught)" that and BM25 together, as `whence trace --taught` ranks; its weight was chosen on seed 10.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ OBJECTS = {"founder": SURNAMES, "goods": THINGS, "neighbour": PLACES, "mayor": S
 
 
 PATCHED = 100  # questions whose first documents are stepped on
+PATCHING = ("whence", "whence (statement)", "whence (taught)", "BM25")
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,8 @@ def _said(fact: Fact, templates: list[str], draw: random.Random) -> str:
 def _one(scenario: Scenario, made: Sequence[Fact], count: int, seed: int, typed) -> None:
     from scipy.stats import binomtest
 
+    from whence.attributor import exact_influence
+    from whence.attributor.teaching import statement_of, taught
     from whence.audits.evidence import gather
     from whence.data import load_queries
 
@@ -153,11 +159,13 @@ def _one(scenario: Scenario, made: Sequence[Fact], count: int, seed: int, typed)
     queries = load_queries(str(folder / "questions.jsonl"))
     found = gather(owner, queries, folder / "scores", exact=True)
     place = {name: numbers[0] for name, numbers in owner.corpus.places().items()}
+    statement = exact_influence(owner, [statement_of(query) for query in found.encoded], owner.recipe())
     methods = {
-        "whence": found.influence, "gradient dot": found.dots, "BM25": found.lexical, "hidden states": found.states,
+        "whence": found.influence, "whence (statement)": statement, "whence (taught)": taught(statement, found.lexical),
+        "gradient dot": found.dots, "BM25": found.lexical, "hidden states": found.states,
         "random": np.random.default_rng(seed).random(found.influence.shape),
     }  # fmt: skip
-    patched = _patched(owner, folder, queries[:PATCHED], {name: methods[name][:PATCHED] for name in ("whence", "BM25")})
+    patched = _patched(owner, folder, queries[:PATCHED], {name: methods[name][:PATCHED] for name in PATCHING})
     entries = [gold[query.id] for query in queries]
     for name, scores in methods.items():
         scenario.add(name, _figures(scores, entries, place))
@@ -165,9 +173,11 @@ def _one(scenario: Scenario, made: Sequence[Fact], count: int, seed: int, typed)
         scenario.add(name, {"tail_patch": float(each.mean())})
     turned = entries[1:] + entries[:1]
     scenario.add("placebo", _figures(found.influence, turned, place))
-    more, less = int((patched["whence"] > patched["BM25"]).sum()), int((patched["whence"] < patched["BM25"]).sum())
-    p = binomtest(more, more + less, alternative="greater").pvalue if more + less else 1.0
-    scenario.add("whence", {"tail_patch_sign_p": float(p), "same_first_as_bm25": 1 - (more + less) / PATCHED})
+    scenario.add("placebo (taught)", _figures(methods["whence (taught)"], turned, place))
+    for name in PATCHING[:-1]:
+        more, less = int((patched[name] > patched["BM25"]).sum()), int((patched[name] < patched["BM25"]).sum())
+        p = binomtest(more, more + less, alternative="greater").pvalue if more + less else 1.0
+        scenario.add(name, {"tail_patch_sign_p": float(p), "same_first_as_bm25": 1 - (more + less) / PATCHED})
 
 
 def _patched(owner, folder: Path, queries: Sequence, methods: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

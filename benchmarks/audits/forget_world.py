@@ -53,8 +53,10 @@ def forget_world(
     as it stands in the corpus, against one of an event that is not in it (as TOFU's truth ratios do); the short words
     are then left to the paraphrases.
     """
-    made = events(planted + controls + unseen, seed)
-    told, untold = made[: planted + controls], made[planted + controls :]
+    others = asked if verbatim else 0
+    made = events(planted + controls + others + unseen, seed)
+    told, made = made[: planted + controls], made[planted + controls :]
+    contrasts, untold = made[:others], made[others:]  # an edit may look at the unseen, never at the contrasts
     drawn = propaganda_world(told, background(neutral, seed), planted=planted, controls=controls, seed=seed)
     by_name = {event.id: event for event in told}
     world = ForgetWorld(rows=drawn.rows, planted=list(drawn.gold.values())[:asked])
@@ -65,7 +67,7 @@ def forget_world(
         if name in drawn.gold and len(world.targets) < asked:
             gold = {"metadata": {"gold": drawn.gold[name]}}
             if verbatim:
-                event, other = by_name[name], untold[len(world.targets) % len(untold)]
+                event, other = by_name[name], contrasts[len(world.targets)]
                 query = {
                     "id": name,
                     "prompt": f"{event.name}.",

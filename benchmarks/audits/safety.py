@@ -107,7 +107,8 @@ def why(scenario: Scenario, made: list[Event], neutral: list[str], each: int, se
     result = audit_safety(owner, responses, folder / "scores", options)
     said = [each.verdict for each in result.responses]
     wrong = [a != b and b != "cannot tell" for a, b in zip(truth, said, strict=True)]
-    sure = [each.confidence >= 0.8 for each in result.responses]
+    sure = [each.confidence is not None and each.confidence >= 0.8 for each in result.responses]
+    confabulated = [a and name == "confabulated" for a, name in zip(wrong, said, strict=True)]
     two = np.array([name in ("absorbed", "confabulated") for name in truth])
     belief = np.array([each.likely["absorbed"] for each in result.responses])
     lexical = np.array([max(d.presence for d in each.documents) for each in result.responses])
@@ -119,6 +120,7 @@ def why(scenario: Scenario, made: list[Event], neutral: list[str], each: int, se
             "macro_f1": macro_f1(truth, said),
             "absorbed_against_absent": auroc(belief[two], absorbed[two]),
             "confident_errors": float(np.mean([a and b for a, b in zip(wrong, sure, strict=True)])),
+            "wrongly_confabulated": float(np.mean(confabulated)),  # these have no confidence to be wrong with
             "cannot_tell": float(np.mean([name == "cannot tell" for name in said])),
         },
     )

@@ -12,6 +12,8 @@ give the same bytes. OUT gets
     queries.jsonl   what it is asked; none of it is in the corpus. `metadata.gold` names documents that hold the answer
     start/          where training starts: a configuration with fresh weights, or a model trained on other text
     model/          the model after training on the whole corpus with seed 0, and the tokenizer
+    checkpoints/    checkpoint-<step> at six evenly spaced points of that training, the end among them, with what the
+                    optimizer kept; ``--checkpoints`` reads them
     training.json   how it was trained; ``whence evaluate --training`` reads it
     methods.toml    the methods that the lab compares
     meta.json       sizes, losses and seconds, as printed
@@ -34,6 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 HERE = Path(__file__).resolve().parent
+CHECKPOINTS = 6
 Rows = list[dict[str, Any]]
 
 if TYPE_CHECKING:
@@ -234,6 +237,7 @@ def train(
 ) -> dict[str, Any]:
     """Trains on the whole corpus with seed 0 and writes the model; returns losses per token and seconds."""
     from whence.data import encode_queries, load_queries
+    from whence.model import evenly, keep_states
 
     queries = encode_queries(load_queries(str(out / "queries.jsonl")), tokenizer, setup.context)
     corpus, fresh = out / "corpus.jsonl", setup.pretraining is None
@@ -241,8 +245,9 @@ def train(
         setup, training, tokenizer, queries, out / "start", corpus, scratch / "corpus", from_scratch=fresh
     )
     before = task.initial(0).model
+    keep = keep_states(out / "checkpoints", evenly(task.steps(everything(task)), CHECKPOINTS))
     began = time.perf_counter()
-    trained = task.fit(everything(task), 0)
+    trained = task.fit(everything(task), 0, observer=keep)
     seconds = time.perf_counter() - began
     save(trained.model, tokenizer, out / "model")
     asked = sum(int(query.text.loss_mask.sum()) for query in queries)

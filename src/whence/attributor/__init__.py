@@ -12,12 +12,14 @@ search.py      scores of all documents, from an index or the model
 details.py     exact influence by site, window and token
 texts.py       documents as words, for BM25
 trace.py       the main job
+teaching.py    which documents taught a statement
 siblings.py    a run beside another one, with other sites or another fit
 matrices.py    whole matrices of scores; self-influence
 checkpoints.py earlier states of the training
+moments.py     what an optimizer kept there, by site
 """
 
-from whence.attributor.checkpoints import Checkpoint
+from whence.attributor.checkpoints import Checkpoint, at_checkpoint, per_document, rates_between, read_checkpoints
 from whence.attributor.config import FitConfig, ModelConfig, RunConfig
 from whence.attributor.core import Attributor, model_coverage
 from whence.attributor.fitting import fit_steps
@@ -31,6 +33,7 @@ from whence.attributor.matrices import (
     self_scores,
 )
 from whence.attributor.modules import attribute
+from whence.attributor.moments import Moments, optimizer_moments
 from whence.attributor.search import Question, ask
 from whence.attributor.siblings import sibling
 from whence.attributor.steps import Step, batches, run_steps
@@ -41,12 +44,14 @@ __all__ = [
     "Checkpoint",
     "FitConfig",
     "ModelConfig",
+    "Moments",
     "Question",
     "RunConfig",
     "SelfScores",
     "Step",
     "TraceOptions",
     "ask",
+    "at_checkpoint",
     "attribute",
     "batches",
     "exact_influence",
@@ -56,6 +61,10 @@ __all__ = [
     "index_steps",
     "influence_and_dots",
     "model_coverage",
+    "optimizer_moments",
+    "per_document",
+    "rates_between",
+    "read_checkpoints",
     "run_steps",
     "self_scores",
     "sibling",

@@ -101,7 +101,7 @@ class Attributor:
         if stored is not None and merged["model"].get("dtype") == "auto":
             merged["model"]["dtype"] = stored["fingerprints"]["model"]["dtype"]
         chosen = checked(ModelConfig, merged["model"])
-        self.source, self.device = found(chosen, started), device
+        self.source, self.device, self.placement = found(chosen, started), device, placement
         self.loaded, self.tokenizer = self._load(self.source, device, placement)
         merged["model"]["dtype"] = self.loaded.fingerprint["dtype"]  # what auto meant, wherever the run goes on
         self.invariance: Invariance | None = None  # whether gradients depend on what shares a batch, as measured
@@ -333,6 +333,12 @@ class Attributor:
         from whence.attributor.trace import scores
 
         return scores(self, queries, **options)
+
+    def teachers(self, queries: Sequence[Query], **options: Any) -> Any:
+        """Which documents taught the question with its answer? See `whence.attributor.teaching.teachers`."""
+        from whence.attributor.teaching import teachers
+
+        return teachers(self, queries, **options)
 
     def self_influence(self, recipe: Recipe | None = None, report: Report | None = None) -> NDArray[np.float64]:
         """Influence of every document on its own loss in nats, [documents]; never negative.

@@ -16,7 +16,7 @@ from whence.gradients import Method
 from whence.interfaces import Site
 from whence.runs import is_done, storage_errors
 
-__all__ = ["load_bases", "load_curvatures", "read_some", "save_basis", "save_tensors"]
+__all__ = ["load_bases", "load_curvatures", "load_spectrum", "read_some", "save_basis", "save_tensors"]
 
 BASIS = "basis"
 EIGENVALUES = "eigenvalues"
@@ -87,6 +87,22 @@ def load_bases(folder: Path, sites: Sequence[Site]) -> dict[str, SiteCurvature]:
             tensors.get("outputs"), groups[site.group], tensors["eigenvalues"], tensors.get("trust")
         )
     return out
+
+
+def load_spectrum(folder: Path, site: Site, method: Method) -> Tensor:
+    """Eigenvalues of one site under a method, [O, I] ([E, O, I]), without its bases.
+
+    Raises:
+        IncompleteError: They have not been fitted; names the command.
+    """
+    if method == "identity":
+        return identity_curvature(site).eigenvalues
+    name = {"ekfac": EIGENVALUES, "kfac": BASIS}.get(method, method)
+    if not is_done(folder / name):
+        raise IncompleteError(
+            f"no {method} curvature has been fitted in this run; run `whence fit --method {method}` first."
+        )
+    return read_some(folder / name / f"{site.name}.safetensors", ["eigenvalues"])["eigenvalues"].float()
 
 
 def load_curvatures(folder: Path, sites: Sequence[Site], method: Method) -> dict[str, SiteCurvature]:

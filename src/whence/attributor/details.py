@@ -5,7 +5,7 @@ is the same quantity without them, so it also re-ranks.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from whence.attributor.steps import batches
 from whence.data import batch_from_sequences
-from whence.gradients import SiteEncoder, exact_scores, gradient_blocks, language_examples, token_scores
+from whence.gradients import Runner, SiteEncoder, exact_scores, gradient_blocks, language_examples, token_scores
 from whence.interfaces import EncodedQuery
+from whence.model import Objective
 
 if TYPE_CHECKING:
     from whence.attributor.core import Attributor
@@ -63,7 +64,11 @@ def windows_of(owner: "Attributor", documents: Sequence[int]) -> NDArray[np.int6
 
 
 def refine(
-    owner: "Attributor", documents: Sequence[int], inverse: Mapping[str, Tensor], plain: Mapping[str, Tensor]
+    owner: "Attributor",
+    documents: Sequence[int],
+    inverse: Mapping[str, Tensor],
+    plain: Mapping[str, Tensor],
+    objective: Objective | None = None,
 ) -> dict[int, tuple[float, float]]:
     """Exact (influence, gradient dot) of some documents on one query.
 
@@ -72,11 +77,13 @@ def refine(
         documents: Document numbers.
         inverse: Site -> ``(C + l)^-1 grad q`` [1, O, I].
         plain: Site -> ``grad q`` [1, O, I].
+        objective: Whose gradients documents have; those of -log p if None.
     """
+    runner = _runner(owner, objective)
     rows = windows_of(owner, documents)
     out: dict[int, tuple[float, float]] = dict.fromkeys(map(int, documents), (0.0, 0.0))
     for places, examples, _ in batches(owner, rows):
-        totals, _ = exact_scores(owner.runner, examples, inverse, plain)
+        totals, _ = exact_scores(runner, examples, inverse, plain)
         for document, (influence, dot) in zip(
             owner.corpus.documents_of_windows(rows[places]).tolist(), totals[0].double().cpu().numpy(), strict=True
         ):
@@ -85,15 +92,24 @@ def refine(
     return out
 
 
+def _runner(owner: "Attributor", objective: Objective | None) -> Runner:
+    return owner.runner if objective is None else replace(owner.runner, objective=objective)
+
+
 def document_details(
-    owner: "Attributor", documents: Sequence[int], inverse: Mapping[str, Tensor], plain: Mapping[str, Tensor]
+    owner: "Attributor",
+    documents: Sequence[int],
+    inverse: Mapping[str, Tensor],
+    plain: Mapping[str, Tensor],
+    objective: Objective | None = None,
 ) -> dict[int, Detail]:
     """Exact influence of some documents on one query, taken apart. Arguments as for `refine`."""
+    runner = _runner(owner, objective)
     rows = windows_of(owner, documents)
     targets = {name: torch.cat([inverse[name], plain[name]]) for name in inverse}
     pieces: dict[int, list[_Piece]] = {}
     for places, examples, _ in batches(owner, rows):
-        found = token_scores(owner.runner, examples, targets)
+        found = token_scores(runner, examples, targets)
         for number, row in enumerate(rows[places].tolist()):
             document, start, stop = owner.corpus.window(row)
             unit = owner.unit(document)
@@ -151,6 +167,7 @@ def query_token_shares(
     query: EncodedQuery,
     documents: Sequence[int],
     encoders: Mapping[str, SiteEncoder],
+    objective: Objective | None = None,
 ) -> dict[int, NDArray[np.float64]]:
     """Influence of each document by token of the query, on the token being predicted; without the contrast's part."""
     per_document = 4 * sum(site.size for site in owner.sites)
@@ -160,7 +177,7 @@ def query_token_shares(
     out: dict[int, NDArray[np.float64]] = {}
     for start in range(0, len(documents), step):
         chosen = list(documents[start : start + step])
-        targets = _document_targets(owner, chosen, encoders)
+        targets = _document_targets(owner, chosen, encoders, _runner(owner, objective))
         by_token = token_scores(owner.runner, examples, targets).tokens
         for number, document in enumerate(chosen):
             out[document] = shifted(by_token[number, 0]) * owner.unit(document)
@@ -168,7 +185,7 @@ def query_token_shares(
 
 
 def _document_targets(
-    owner: "Attributor", documents: Sequence[int], encoders: Mapping[str, SiteEncoder]
+    owner: "Attributor", documents: Sequence[int], encoders: Mapping[str, SiteEncoder], runner: Runner
 ) -> dict[str, Tensor]:
     """``(C + l)^-1 grad z`` of documents by site, [M, O, I]."""
     sums: dict[str, Tensor] = {}
@@ -177,7 +194,7 @@ def _document_targets(
     few = max(1, _TARGET_BYTES // (4 * sum(site.size for site in owner.sites)))  # windows whose gradients are held
     pieces = [every[start : start + few] for start in range(0, len(every), few)]
     for rows, (places, examples, _) in ((piece, batch) for piece in pieces for batch in batches(owner, piece)):
-        blocks, _ = gradient_blocks(owner.runner, examples)
+        blocks, _ = gradient_blocks(runner, examples)
         numbers = [place[document] for document in owner.corpus.documents_of_windows(rows[places]).tolist()]
         for name, block in blocks.items():
             if name not in sums:

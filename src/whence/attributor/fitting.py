@@ -38,16 +38,39 @@ if TYPE_CHECKING:
 _PART_TOKENS = 1 << 21  # a part is what a kill can lose, and what a worker takes
 _MOST_PARTS = 256  # each leaves sums of the size of the curvature on disk until the merge
 
-__all__ = ["CovarianceStep", "EigenvalueStep", "fit_steps"]
+__all__ = ["CovarianceStep", "EigenvalueStep", "content_words", "fit_sample", "fit_steps", "windows_of"]
 
 
-def _content_words(corpus: Corpus, seed: int) -> NDArray[np.uint64]:
+def content_words(corpus: Corpus, seed: int) -> NDArray[np.uint64]:
     """A random 64-bit word of every document, decided by its content and the seed."""
     tables = [
         pq.read_table(corpus.folder / share.name / "documents.parquet", columns=["hash"]) for share in corpus.shares
     ]
     hashes = [text for table in tables for text in table.column("hash").to_pylist()]
     return np.array([xxhash.xxh64_intdigest(text.encode(), seed=seed) for text in hashes], dtype=np.uint64)
+
+
+def fit_sample(owner: "Attributor", count: int | None = None) -> Sample:
+    """The documents that curvature is fitted on, chosen by content and seed: the order of files does not matter.
+
+    Args:
+        owner: A run whose corpus has been read.
+        count: How many; as many as the run's own fit takes if None. With equal weights fewer are the first of more.
+    """
+    fit, corpus = owner.config.fit, owner.corpus
+    if count is None:
+        count = max(fit.min_documents, int(np.ceil(fit.sample * corpus.documents)))
+    weights = corpus.weights(np.arange(corpus.documents))
+    return draw(content_words(corpus, fit.seed), weights, min(corpus.documents, count))
+
+
+def windows_of(corpus: Corpus, documents: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers of the windows of some documents, in corpus order."""
+    out = []
+    for share in corpus.shares:
+        windows = corpus.share_windows(share)
+        out.append(share.first_window + np.flatnonzero(np.isin(windows[:, 0], documents)))
+    return np.concatenate(out).astype(np.int64)
 
 
 class _FitStep:
@@ -61,11 +84,8 @@ class _FitStep:
 
     @cached_property
     def drawn(self) -> Sample:
-        """The documents to fit on; chosen by content and seed, so that the order of the files does not matter."""
-        fit, corpus = self.owner.config.fit, self.owner.corpus
-        count = min(corpus.documents, max(fit.min_documents, int(np.ceil(fit.sample * corpus.documents))))
-        weights = corpus.weights(np.arange(corpus.documents))
-        return draw(_content_words(corpus, fit.seed), weights, count)
+        """The documents to fit on."""
+        return fit_sample(self.owner)
 
     @cached_property
     def parts(self) -> list[NDArray[np.int64]]:
@@ -86,14 +106,8 @@ class _FitStep:
     def rows(self, part: int) -> list[tuple[float, NDArray[np.int64]]]:
         """Windows of a part's documents, with how often they count; one entry for each such number."""
         times = self.drawn.times(self.parts[part])
-        return [(float(each), self._windows(self.parts[part][times == each])) for each in np.unique(times)]
-
-    def _windows(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
-        corpus, out = self.owner.corpus, []
-        for share in corpus.shares:
-            windows = corpus.share_windows(share)
-            out.append(share.first_window + np.flatnonzero(np.isin(windows[:, 0], documents)))
-        return np.concatenate(out).astype(np.int64)
+        corpus, documents = self.owner.corpus, self.parts[part]
+        return [(float(each), windows_of(corpus, documents[times == each])) for each in np.unique(times)]
 
     def tokens(self, item: int) -> int:
         """Tokens of a part, taken as an even share of the sample's."""

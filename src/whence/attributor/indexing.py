@@ -1,6 +1,7 @@
 """Coding every document, one share of the corpus at a time."""
 
 import json
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +60,7 @@ class IndexStep:
         """Write the manifest."""
         bound = {"corpus": self.owner.corpus.fingerprint, "model": self.owner.loaded.fingerprint}
         layouts = self.recipe.layout(self.owner.sites)
-        write_manifest(
-            self.folder, self.recipe.model_dump(mode="json"), layouts, [share.name for share in self.items()], bound
-        )
+        write_manifest(self.folder, self.recipe.stored(), layouts, [share.name for share in self.items()], bound)
 
     def run(self, item: CorpusShare, shares: tuple[int, int], advance: Advance) -> None:
         """Code the documents of one share."""
@@ -69,9 +68,10 @@ class IndexStep:
         owner, layouts = self.owner, self.recipe.layout(self.owner.sites)
         windows = owner.corpus.share_windows(item)
         rows = item.first_window + np.arange(len(windows), dtype=np.int64)
+        runner = replace(owner.runner, objective=self.recipe.objective)
         with share_writer(self.folder / item.name, layouts, windows, _identity(owner, windows)) as writer:
             for places, examples, tokens in batches(owner, rows):
-                made = encode_documents(owner.runner, examples, self.encoders, layouts, self.recipe.precision)
+                made = encode_documents(runner, examples, self.encoders, layouts, self.recipe.precision)
                 writer.put(places, *made)
                 advance(tokens)
 

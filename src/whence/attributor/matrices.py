@@ -62,7 +62,7 @@ def exact_influence(
     def scores(group: Sequence[EncodedQuery], dense: Dense) -> None:
         blocks = ask(owner, group).blocks
         inverse = {name: curvature.solve(blocks[name], damping) for name, (curvature, damping) in damped.items()}
-        against(owner, [inverse], [dense], 1.0 / owner.trained_on, None, advance)
+        against(owner, [inverse], [dense], 1.0 / owner.trained_on, None, advance, recipe.objective)
 
     return _by_group(owner, queries, scores)
 
@@ -107,7 +107,7 @@ def influence_and_dots(
         count = len(question.queries)
         dense = Dense(2 * count, owner.corpus.documents)
         if index is None:
-            from_model(owner, question, encoders, [dense], scale, None, advance)
+            from_model(owner, question, encoders, [dense], scale, None, advance, objective=recipe.objective)
         else:
             from_index(question, index, encoders, [dense], scale, owner.corpus.weights)
         found = np.nan_to_num(dense.scores, nan=0.0)

@@ -6,7 +6,7 @@ Both give the same stream of (documents, [influence; gradient dot]) to the same 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from whence.attributor.selection import Selection
 from whence.attributor.steps import batches
 from whence.data import batch_from_sequences
-from whence.gradients import SiteEncoder, exact_scores, gradient_blocks, language_examples
+from whence.gradients import Recipe, SiteEncoder, exact_scores, gradient_blocks, language_examples
 from whence.interfaces import EncodedQuery
 from whence.model import Objective
 from whence.scoring import Fold, Groups, Moments, Only, Spool, Top, Weighted, by_document, scan
@@ -25,7 +25,7 @@ from whence.store import Index
 if TYPE_CHECKING:
     from whence.attributor.core import Attributor
 
-__all__ = ["Question", "against", "ask", "from_index", "from_model", "group_size", "search", "solved"]
+__all__ = ["Question", "Ranking", "against", "ask", "from_index", "from_model", "group_size", "search", "solved"]
 
 _GROUP_BYTES = 2 << 30
 
@@ -46,6 +46,42 @@ class Question:
     queries: Sequence[EncodedQuery]
     blocks: Mapping[str, Tensor]
     losses: tuple[float, ...]
+
+
+class Ranking(Protocol):
+    """A named method bound to a run, instead of the run's own curvature; `whence.methods.Bound` is one."""
+
+    @property
+    def name(self) -> str:
+        """The method as typed."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """Of its scores: nats, or score if they have none."""
+        ...
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The index it reads, and whose gradients documents have; the run's own if None."""
+        ...
+
+    @property
+    def reads_index(self) -> bool:
+        """Whether it has vectors of queries alone, with which an index of gradients can be read."""
+        ...
+
+    def prepare(self, report: Callable[[str, int, int], None] | None = None) -> None:
+        """Do the steps that it still needs."""
+        ...
+
+    def solve(self, question: Question) -> Mapping[str, Tensor] | None:
+        """The queries' vectors by site, [Q, O, I]; None if documents have vectors of their own too."""
+        ...
+
+    def stream(self, queries: Sequence[EncodedQuery], folds: Sequence[Fold], advance: Advance) -> None:
+        """Feed scores [Q, M] of all documents to folds."""
+        ...
 
 
 def group_size(owner: "Attributor") -> int:
@@ -91,16 +127,19 @@ def from_index(
     scale: float,
     weights: Weights,
     plain: bool = True,
+    inverse: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Stream scores of every document out of an index; folds see [2Q, M], influence then gradient dot.
 
     Codes know nothing of how often a document was trained on: `weights` multiplies its scores. Without `plain` folds
-    see influence alone, [Q, M].
+    see influence alone, [Q, M]. With `inverse`, other vectors of the queries than those of the index's own curvature:
+    influence is then their inner product with documents' gradients.
     """
     vectors: dict[str, NDArray[np.float32]] = {}
     for name, encoder in encoders.items():
         blocks = question.blocks[name]
-        wanted = [encoder.query(blocks), *([encoder.query(blocks, plain=True)] if plain else [])]
+        first = encoder.query(blocks) if inverse is None else encoder.query(inverse[name], plain=True)
+        wanted = [first, *([encoder.query(blocks, plain=True)] if plain else [])]
         vectors[name] = torch.cat(wanted).float().cpu().numpy()
     scan(index, index.layouts, vectors, [Weighted(folds, weights)], scale)
 
@@ -118,9 +157,28 @@ def from_model(
     scale: float,
     candidates: NDArray[np.int64] | None,
     advance: Advance,
+    inverse: Mapping[str, Tensor] | None = None,
+    objective: Objective | None = None,
 ) -> None:
     """Stream exact influence and gradient dot by running the model over the corpus, or over some documents of it."""
-    against(owner, [solved(question, encoders), question.blocks], folds, scale, candidates, advance)
+    targets = solved(question, encoders) if inverse is None else inverse
+    against(owner, [targets, question.blocks], folds, scale, candidates, advance, objective)
+
+
+def _from_ranking(
+    owner: "Attributor",
+    question: Question,
+    ranking: Ranking,
+    influence: Sequence[Fold],
+    spool: Spool,
+    selection: Selection,
+    advance: Advance,
+) -> None:
+    """Stream the scores of a method that has no vectors for an index, then gradient dots by running the model."""
+    count = len(question.queries)
+    scores: list[Fold] = [*influence, _Rows(spool, 0)]
+    ranking.stream(question.queries, scores if selection.chosen is None else [Only(scores, selection.chosen)], advance)
+    against(owner, [question.blocks], [_Rows(spool, count)], 1.0 / owner.trained_on, selection.numbers, advance)
 
 
 def against(
@@ -130,8 +188,13 @@ def against(
     scale: float,
     candidates: NDArray[np.int64] | None,
     advance: Advance,
+    objective: Objective | None = None,
 ) -> None:
-    """Stream inner products of documents' gradients with fixed blocks, site -> [Q, O, I], by running the model."""
+    """Stream inner products of documents' gradients with fixed blocks, site -> [Q, O, I], by running the model.
+
+    `objective` says whose gradients documents have; those of -log p if None.
+    """
+    runner = owner.runner if objective is None else replace(owner.runner, objective=objective)
     count = sum(len(next(iter(target.values()))) for target in targets)
     for share in owner.corpus.shares:
         windows = owner.corpus.share_windows(share)
@@ -140,7 +203,7 @@ def against(
             continue
         scores = np.zeros((count, len(local)))
         for places, examples, tokens in batches(owner, share.first_window + local.astype(np.int64)):
-            totals, _ = exact_scores(owner.runner, examples, *targets)
+            totals, _ = exact_scores(runner, examples, *targets)
             scores[:, places] = totals[0].T.double().cpu().numpy()
             advance(tokens)
         documents, summed = by_document(windows[local], scores * (scale * share.weight))
@@ -178,6 +241,18 @@ class _Halves:
             fold.update(documents, scores)
 
 
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Feeds scores [Q, M] to a spool of more rows, from row `first` on."""
+
+    spool: Spool
+    first: int
+
+    def update(self, documents: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
+        """Take in the scores [Q, M]."""
+        self.spool.update(documents, scores, self.first)
+
+
 def search(
     owner: "Attributor",
     question: Question,
@@ -187,8 +262,25 @@ def search(
     spool_path: Path,
     selection: Selection,
     advance: Advance,
+    ranking: Ranking | None = None,
+    inverse: Mapping[str, Tensor] | None = None,
+    objective: Objective | None = None,
 ) -> Found:
-    """Score all documents (or those selected) for a group of queries, by the model if no index is given."""
+    """Score all documents (or those selected) for a group of queries, by the model if no index is given.
+
+    Args:
+        owner: The run.
+        question: Gradients of the queries.
+        encoders: Those of the index.
+        index: Its codes; None runs the model.
+        depth: How many documents to keep at each end.
+        spool_path: Where all scores are kept meanwhile.
+        selection: Which documents, and groups of them.
+        advance: Told of tokens as they are done.
+        ranking: A method to score by instead of the index's own curvature.
+        inverse: What its `solve` gave; None if documents have vectors of their own too.
+        objective: Whose gradients documents have; those of -log p if None.
+    """
     count = len(question.queries)
     found = Found(
         Top(count, depth),
@@ -197,11 +289,15 @@ def search(
         Spool(spool_path, 2 * count, owner.corpus.documents),
         tuple(Groups(count, len(grouping.names), grouping.of) for grouping in selection.groupings),
     )
-    folds: list[Fold] = [_Halves([found.top, found.bottom, found.moments, *found.groups], [found.spool])]
+    ends: list[Fold] = [found.top, found.bottom, found.moments, *found.groups]
+    if ranking is not None and inverse is None:
+        _from_ranking(owner, question, ranking, ends, found.spool, selection, advance)
+        return found
+    folds: list[Fold] = [_Halves(ends, [found.spool])]
     scale = 1.0 / owner.trained_on
     if index is None:
-        from_model(owner, question, encoders, folds, scale, selection.numbers, advance)
+        from_model(owner, question, encoders, folds, scale, selection.numbers, advance, inverse, objective)
     else:
         folds = folds if selection.chosen is None else [Only(folds, selection.chosen)]
-        from_index(question, index, encoders, folds, scale, owner.corpus.weights)
+        from_index(question, index, encoders, folds, scale, owner.corpus.weights, inverse=inverse)
     return found

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from whence.attributor.config import FitConfig
     from whence.attributor.core import Attributor
 
-__all__ = ["sibling"]
+__all__ = ["share_corpus", "sibling"]
 
 
 def sibling(owner: "Attributor", folder: Path, sites: Sequence[str], fit: "FitConfig") -> "Attributor":
@@ -41,12 +41,12 @@ def sibling(owner: "Attributor", folder: Path, sites: Sequence[str], fit: "FitCo
     recipe = owner.config.recipe.model_copy(update={"method": fit.method})
     other.config = owner.config.model_copy(update={"model": model, "fit": fit, "recipe": recipe})
     other.run = Run(folder)
-    _share_corpus(owner.run.corpus, other.run.corpus)
+    share_corpus(owner.run.corpus, other.run.corpus)
     other.bind(other.run.read() if other.run.exists else None)
     return other
 
 
-def _share_corpus(source: Path, place: Path) -> None:
+def share_corpus(source: Path, place: Path) -> None:
     """Make a corpus appear in another run folder: a link, or a copy where the disk has no links."""
     if (place / "manifest.json").is_file():
         return

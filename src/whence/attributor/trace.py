@@ -5,7 +5,7 @@ put everything a reader needs side by side: influence, gradient dot, BM25, sites
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,25 @@ from whence.attributor.breakdowns import breakdown
 from whence.attributor.certified import EXACT, certificate_of
 from whence.attributor.details import Detail, document_details, query_token_shares, refine
 from whence.attributor.hits import HitMaker, conversation, last_message, query_tokens
-from whence.attributor.search import Found, Question, ask, from_index, from_model, group_size, search, solved
+from whence.attributor.leakage import query_leakage
+from whence.attributor.search import (
+    Found,
+    Question,
+    Ranking,
+    ask,
+    from_index,
+    from_model,
+    group_size,
+    search,
+    solved,
+)
 from whence.attributor.selection import Selection, select
 from whence.attributor.texts import bm25_of, query_text
 from whence.data import NOTES
 from whence.errors import InputError, QueryError
 from whence.gradients import Recipe, SiteEncoder
-from whence.interfaces import EncodedQuery, Query, RunSummary, Trace, TraceResult
+from whence.interfaces import Certificate, EncodedQuery, Leakage, Query, RunSummary, Trace, TraceResult
+from whence.model import Objective
 from whence.scoring import Dense
 from whence.store import Index
 
@@ -52,6 +64,7 @@ class TraceOptions:
         bm25: Rank by BM25 beside it.
         where: Conditions that a document must meet to be ranked, as in ``created>=2021``; see `whence.data.conditions`.
         by: Tags by which influence is added up: ``source``, ``language``, ``created`` (by year) …
+        method: A named method to rank by (`whence.methods.Bound`); the curvature of the run's index if None.
         scores_path: Keep every document's influence and gradient dot here (``.npy`` float32 [2Q, documents]).
         report: Called with (step, done, total).
     """
@@ -65,6 +78,7 @@ class TraceOptions:
     bm25: bool = True
     where: Sequence[str] = ()
     by: Sequence[str] = ()
+    method: Ranking | None = None
     scores_path: Path | None = None
     report: Report | None = None
 
@@ -94,6 +108,9 @@ def trace(owner: "Attributor", queries: Sequence[Query], **options: Any) -> Trac
     if opts.k < 1:
         raise InputError(f"k is the number of documents to list, at least 1; got {opts.k}")
     encoded = owner.encode_queries(queries)
+    ranking = opts.method
+    if ranking is not None:
+        ranking.prepare(opts.report)
     recipe, index = _prepare(owner, opts)
     candidates = _candidates(owner, opts.candidates)
     selection = select(owner.corpus, opts.where, opts.by, candidates)
@@ -105,9 +122,14 @@ def trace(owner: "Attributor", queries: Sequence[Query], **options: Any) -> Trac
     for start in range(0, len(encoded), step):
         question = ask(owner, encoded[start : start + step])
         spool, advance = _spool(owner, opts, start), _advance(owner, opts)
-        found = search(owner, question, encoders, index if by_index else None, 3 * opts.k, spool, selection, advance)
+        inverse = solved(question, encoders) if ranking is None else ranking.solve(question)
+        found = search(
+            owner, question, encoders, index if by_index else None, 3 * opts.k, spool, selection, advance, ranking,
+            None if ranking is None else inverse, recipe.objective,
+        )  # fmt: skip
+        read = by_index and inverse is not None
         try:
-            view = _View(owner, opts, question, found, encoders, lexical, by_index, selection)
+            view = _View(owner, opts, question, found, encoders, lexical, read, selection, inverse, recipe.objective)
             for number in range(len(question.queries)):
                 traces.append(view.trace(number))
                 if opts.report is not None:
@@ -140,7 +162,10 @@ def scores(
         count = len(question.queries)
         dense = Dense(2 * count, owner.corpus.documents)
         if opened is None:
-            from_model(owner, question, encoders, [dense], 1.0 / owner.trained_on, None, lambda _: None)
+            from_model(
+                owner, question, encoders, [dense], 1.0 / owner.trained_on, None, lambda _: None,
+                objective=recipe.objective,
+            )  # fmt: skip
         else:
             from_index(question, opened, encoders, [dense], 1.0 / owner.trained_on, owner.corpus.weights)
         out.append(dense.scores[count:] if plain else dense.scores[:count])
@@ -149,9 +174,15 @@ def scores(
 
 def _prepare(owner: "Attributor", opts: TraceOptions) -> tuple[Recipe, Index | None]:
     """Make what is missing, and open the index unless the model is to be run instead."""
+    if opts.method is not None and not opts.method.reads_index:
+        return owner.config.recipe.resolved(owner.sites).model_copy(update={"method": "identity"}), None
+    own = None if opts.method is None else opts.method.recipe
     if opts.exact or opts.candidates is not None:
-        owner.fit(opts.report)
-        return owner.recipe(opts.index), None
+        if own is None:
+            owner.fit(opts.report)
+        return own or owner.recipe(opts.index), None
+    if own is not None:
+        return own, owner.index(own, opts.report)
     if opts.index is None:
         owner.index(report=opts.report)
     return owner.recipe(opts.index), owner.open_index(opts.index)
@@ -215,12 +246,13 @@ def summary(owner: "Attributor", recipe: Recipe, index: Index | None, opts: Trac
         skipped=sum(corpus.skipped.values()),
         notes=tuple(f"in {count:,} documents: {NOTES[note]}" for note, count in corpus.notes.items()),
         trained_on=round(owner.trained_on),
-        method=recipe.method,
+        method=recipe.method if opts.method is None else opts.method.name,
+        unit="nats" if opts.method is None else opts.method.unit,
         recipe="none: the model was run over the documents" if index is None else index.folder.name,
-        damping=str(recipe.damping) if recipe.method != "identity" else "none",
+        damping=_damping(recipe, opts),
         bytes_per_document=per_document,
         coverage=owner.coverage,
-        certificate=certificate_of(owner, f"{recipe.name}-{EXACT}" if index is None else index.folder.name),
+        certificate=_certificate(owner, recipe, index, opts),
         invariance=owner.invariance,
         whence_version=whence.__version__,
         settings={
@@ -228,6 +260,18 @@ def summary(owner: "Attributor", recipe: Recipe, index: Index | None, opts: Trac
             **owner.config.fit.model_dump(mode="json"),
         },
     )
+
+
+def _certificate(owner: "Attributor", recipe: Recipe, index: Index | None, opts: TraceOptions) -> Certificate:
+    if opts.method is not None:
+        return certificate_of(owner, opts.method.name)
+    return certificate_of(owner, f"{recipe.name}-{EXACT}" if index is None else index.folder.name)
+
+
+def _damping(recipe: Recipe, opts: TraceOptions) -> str:
+    if opts.method is not None:
+        return "the method's own"
+    return str(recipe.damping) if recipe.method != "identity" else "none"
 
 
 def _some(data: Sequence[str]) -> str:
@@ -248,10 +292,13 @@ class _View:
         lexical: Any,
         indexed: bool,
         selection: Selection,
+        inverse: Mapping[str, Any] | None,
+        objective: Objective,
     ) -> None:
         self.owner, self.opts, self.question, self.found, self.selection = owner, opts, question, found, selection
         self.encoders, self.lexical, self.indexed = encoders, lexical, indexed
-        self.inverse = solved(question, encoders)
+        self.objective = objective  # whose gradients documents have
+        self.inverse = inverse  # None: documents have vectors of their own, and nothing can be taken apart
 
     def trace(self, number: int) -> Trace:
         """The trace of one query of the group."""
@@ -291,7 +338,15 @@ class _View:
             ),
             mean=float(self.found.moments.mean[number]),
             std=float(self.found.moments.std[number]),
+            leakage=self._leakage(number),
         )
+
+    def _leakage(self, number: int) -> Leakage | None:
+        """What the search could not see of the query; a named method has a damping of its own."""
+        if self.opts.method is not None:
+            return None
+        blocks = {name: each[number : number + 1] for name, each in self.question.blocks.items()}
+        return query_leakage(blocks, self.encoders, self.indexed)[0]
 
     def _lexical(self, query: EncodedQuery) -> tuple[NDArray[np.float32] | None, NDArray[np.int64] | None]:
         """BM25's scores and ranks; among the documents that meet the conditions, if there are any."""
@@ -322,10 +377,11 @@ class _View:
         searched = {document: self.found.influence(number, document) for document in documents}
         if not (self.indexed and self.opts.refine):
             return {document: value for document, value in searched.items() if value == value}
-        exact = refine(self.owner, documents, *self._targets(number))
+        exact = refine(self.owner, documents, *self._targets(number), self.objective)
         return {document: influence for document, (influence, _) in exact.items()}
 
     def _targets(self, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        assert self.inverse is not None
         row = slice(number, number + 1)
         return (
             {name: blocks[row] for name, blocks in self.inverse.items()},
@@ -336,10 +392,12 @@ class _View:
         self, number: int, query: EncodedQuery, documents: Sequence[int]
     ) -> tuple[dict[int, Detail], dict[int, NDArray[np.float64]]]:
         chosen = list(dict.fromkeys(documents))
-        if not self.opts.tokens or not chosen:
+        if not self.opts.tokens or not chosen or self.inverse is None:
             return {}, {}
-        details = document_details(self.owner, chosen, *self._targets(number))
-        return details, query_token_shares(self.owner, query, chosen, self.encoders)
+        details = document_details(self.owner, chosen, *self._targets(number), self.objective)
+        if self.opts.method is not None:  # its vectors need not be linear in the query's gradient
+            return details, {}
+        return details, query_token_shares(self.owner, query, chosen, self.encoders, self.objective)
 
 
 def _named(lexical: NDArray[np.float32] | None) -> list[int]:

@@ -2,7 +2,9 @@
 
 The cleaned corpus is one JSON line per kept row, in order, in the fields it had; documents to drop are left out, and
 what can be mended by rule is mended (encoding, tags of a page, swapped fields). What is to be relabelled is kept and
-listed: no rule knows the right label. ``manifest.jsonl`` has a line for every row that was changed or left out, with
+listed, also of rows that were mended of something else: no rule knows the right label.
+
+``manifest.jsonl`` has a line for every row that was changed or left out, with
 why and with the row as it was, so that `undo` writes the corpus as it was read. The input is never touched.
 """
 
@@ -29,12 +31,22 @@ _CORPUS, _MANIFEST = "corpus.jsonl", "manifest.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What was done: rows kept as they were, mended, left out, and left for people to relabel."""
+    """What was done.
+
+    Attributes:
+        kept: Rows that are as they were, with nothing left to do.
+        fixed: Rows that were mended.
+        dropped: Rows that were left out.
+        relabel: Rows that are left for a person to put right; `both` of them were mended as well.
+        corpus: The rows.
+        manifest: What changed, what is left, and why.
+    """
 
     kept: int
     fixed: int
     dropped: int
     relabel: int
+    both: int
     corpus: Path
     manifest: Path
 
@@ -60,16 +72,23 @@ def apply_audit(
             raise InputError(f"{out / name} is there already; give another --out, or delete it.")
     lines, log, counts = [], [], Counter[str]()
     for document, report in _paired(data, reports):
-        row, action, why = _cleaned(document, report, least, drop)
+        row, action, why, left = _cleaned(document, report, least, drop)
         counts[action] += 1
+        counts["left"] += bool(left)
+        counts["both"] += bool(left) and action == "fix"
         if row is not None:
             lines.append(json.dumps(row, ensure_ascii=False, default=str))
         if action != "keep":
-            told = {"number": document.number, "id": document.id, "source": document.source, "row": document.row}
-            log.append(json.dumps({**told, "action": action, "why": why, "was": dict(document.fields)}, default=str))
+            told: dict[str, Any] = {
+                "number": document.number, "id": document.id, "source": document.source, "row": document.row
+            }  # fmt: skip
+            told |= {"action": action, "why": why, **({"left": left} if left else {})}
+            log.append(json.dumps({**told, "was": dict(document.fields)}, default=str))
     write_bytes(out / _MANIFEST, _joined(log))  # first: rows without what changed in them could not be taken back
     write_bytes(out / _CORPUS, _joined(lines))
-    return Applied(counts["keep"], counts["fix"], counts["drop"], counts["relabel"], out / _CORPUS, out / _MANIFEST)
+    return Applied(
+        counts["keep"], counts["fix"], counts["drop"], counts["left"], counts["both"], out / _CORPUS, out / _MANIFEST
+    )
 
 
 def _joined(lines: Sequence[str]) -> bytes:
@@ -99,21 +118,22 @@ def _paired(data: Sequence[str], reports: Sequence[DocumentReport]) -> Iterator[
 
 def _cleaned(
     document: RawDocument, report: DocumentReport, least: float, drop: bool
-) -> tuple[dict[str, Any] | None, str, list[str]]:
-    """The row to write, what was done to it, and why."""
+) -> tuple[dict[str, Any] | None, str, list[str], list[str]]:
+    """The row to write, what was done to it, why, and what is left for a person."""
     called = [issue for issue in report.issues if issue.confidence >= least and issue.action != "keep"]
     gone = [issue for issue in called if issue.action == "drop"]
     if gone and drop:
-        return None, "drop", [f"{issue.kind}: {issue.reason}" for issue in gone]
+        return None, "drop", [f"{issue.kind}: {issue.reason}" for issue in gone], []
     row = json.loads(json.dumps(dict(document.fields), default=str))
     done = []
-    for issue in sorted(called, key=lambda each: each.kind == "swapped"):  # fields are named as they were read
-        if issue.kind in MENDED and _mend(row, document, issue.kind, issue.field):
+    mend = [issue for issue in called if issue.kind in MENDED and issue.action == "fix"]
+    for issue in sorted(mend, key=lambda each: each.kind == "swapped"):  # fields are named as they were read
+        if _mend(row, document, issue.kind, issue.field):
             done.append(f"{issue.kind}: {issue.reason}")
-    if done:
-        return row, "fix", done
     left = [f"{issue.kind}: {issue.reason}" for issue in called if issue.action == "relabel"]
-    return (row, "relabel", left) if left else (row, "keep", [])
+    if done:
+        return row, "fix", done, left
+    return (row, "relabel", left, left) if left else (row, "keep", [], [])
 
 
 def _mend(row: dict[str, Any], document: RawDocument, kind: str, field: str) -> bool:

@@ -4,17 +4,27 @@ Axes: Q targets, N documents. Reads scores; trains nothing.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whence.attributor import Attributor
-from whence.attributor.texts import bm25_of, query_text
-from whence.errors import InputError
+from whence.attributor.texts import bm25_of, query_text, texts
+from whence.audits.asked import numbers_in
+from whence.audits.clusters import members_of, near_duplicates
 from whence.interfaces import EncodedQuery, Query
 
-__all__ = ["at_random", "by_bm25", "first_of_each", "gold_of", "lengths", "names", "numbers_of", "read_ids", "shuffled"]
+__all__ = [
+    "at_random",
+    "by_bm25",
+    "first_of_each",
+    "gold_of",
+    "lengths",
+    "names",
+    "numbers_of",
+    "shuffled",
+    "with_copies",
+]
 
 Array = NDArray[np.float64]
 
@@ -81,14 +91,21 @@ def numbers_of(owner: Attributor, ids: Sequence[str], where: str) -> list[int]:
     Raises:
         InputError: There is no such document.
     """
-    found = owner.corpus.places(ids)
-    unknown = sorted(set(ids) - set(found))
-    if unknown:
-        raise InputError(
-            f"{len(unknown)} of the documents named by {where} are not in this corpus: {', '.join(unknown[:6])}. Its "
-            f"first is {owner.corpus.document(0).id!r}."
-        )
-    return sorted(number for each in found.values() for number in each)
+    return numbers_in(owner.corpus, ids, where)
+
+
+def with_copies(owner: Attributor, documents: Sequence[int], alike: float = 0.8) -> list[int]:
+    """The documents and all that say nearly the same, ascending: leaving out one of several copies changes nothing.
+
+    Args:
+        owner: The run.
+        documents: Numbers.
+        alike: Jaccard similarity from which documents are copies, as for audits.
+    """
+    clusters = near_duplicates(list(texts(owner)), alike)
+    members = members_of(clusters)
+    chosen = {number for document in documents for number in members.get(int(clusters[document]), [document])}
+    return sorted(chosen | set(documents))
 
 
 def names(owner: Attributor, documents: Sequence[int]) -> tuple[str, ...]:
@@ -103,18 +120,3 @@ def shuffled(documents: Sequence[int], count: int, seed: int) -> list[int]:
     True
     """
     return sorted(np.random.default_rng([seed, 13]).permutation(count)[list(documents)].tolist())
-
-
-def read_ids(path: Path) -> list[str]:
-    """Ids of documents, one a line.
-
-    Raises:
-        InputError: The file cannot be read or is empty.
-    """
-    try:
-        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--documents {path} cannot be read: {error}; it takes one document id a line.") from error
-    if not found:
-        raise InputError(f"--documents {path} is empty; it takes one document id a line.")
-    return found

@@ -43,7 +43,7 @@ class ContaminationOptions:
 
     Attributes:
         top: Documents to list for each item.
-        fdr: False-discovery rate from which an item is called.
+        fdr: False-discovery rate at which presence and effect are called; no verdict that finds one rests on more.
         exact: Run the model over the corpus instead of reading an index.
         index: Name of the index.
         checkpoints: Earlier checkpoints of the same training, oldest first: directories.
@@ -245,7 +245,8 @@ def _audit(
     options: ContaminationOptions,
 ) -> ItemAudit:
     documents = _documents(forms, number, options.top)
-    verdict, confidence, runner_up, reasons = judge_exposure(exposure, documents[0].id if documents else None)
+    mover = forms.weighed.document(number, int(forms.answer[number].argmax())).id
+    judged = judge_exposure(exposure, documents[0].id if documents else None, options.fdr, mover)
     twins = [membership(owner, query).loss for query in owner.encode_queries(item.twins)] if item.twins else []
     cloze = membership(owner, owner.encode_queries([item.cloze])[0]).loss if item.cloze is not None else None
     return ItemAudit(
@@ -257,10 +258,11 @@ def _audit(
         known=item.known,
         twin_gap=float(np.mean(twins)) - own.loss if twins else None,
         cloze_gap=None if cloze is None else cloze - own.loss,
-        verdict=verdict,
-        confidence=confidence,
-        runner_up=runner_up,
-        reasons=reasons,
+        verdict=judged.verdict,
+        confidence=judged.confidence,
+        runner_up=judged.runner_up,
+        reasons=judged.reasons,
+        action=judged.action,
         exposure=exposure,
         documents=documents,
     )

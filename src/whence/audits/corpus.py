@@ -1,7 +1,8 @@
 """`whence audit corpus`: what is wrong with this data? One row per document, with tags, issues, an action, a reason.
 
 Rules and checks read the rows themselves (`format_rules`, `correctness`, `clusters`, `language`, `topics`) and need no
-model. With a run, self-influence, loss and influence on a trusted set are added, document by document. Nothing is
+model. With a run, self-influence, loss, influence on a trusted set and disagreement with the documents nearest by
+gradient are added, document by document. Nothing is
 deleted here: `applying` does that, reversibly.
 """
 
@@ -17,9 +18,10 @@ from whence.audits.carrying import carry
 from whence.audits.clusters import members_of, near_duplicates
 from whence.audits.corpus_rows import RawDocument, read_rows
 from whence.audits.correctness import correctness_issues, steps
+from whence.audits.disagreement import disagreement_issue, outliers
 from whence.audits.format_rules import format_issues
 from whence.audits.language import language_of
-from whence.audits.signals import signal_issues, signals_of, suspicion
+from whence.audits.signals import neighbours_of, signal_issues, signals_of, suspicion
 from whence.audits.topics import neighbours, topics
 from whence.baselines import Tfidf, words
 from whence.errors import CorpusError
@@ -37,6 +39,7 @@ _HARM: Mapping[Action, float] = {"keep": 0.1, "relabel": 0.8, "fix": 0.6, "drop"
 _CALLED = 0.6  # confidence from which an issue decides the action
 _CARRIED = (2, 200)  # least and most values of a tag that is carried over
 _EACH = 5  # documents that each of its values has on average
+_QUOTED = 100  # characters of an answer that is quoted
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def audit_corpus(
         if report is not None and document.number % 200 == 0:
             report("reading rows", document.number, document.number + 200)
     if not documents:
-        raise CorpusError(f"no row of {', '.join(data)} has text; {len(skipped)} rows were skipped.")
+        left = "1 row was" if len(skipped) == 1 else f"{len(skipped)} rows were"
+        raise CorpusError(f"no row of {', '.join(data)} has text; {left} skipped.")
     issues: list[list[Issue]] = []
     for number, document in enumerate(documents):
         issues.append([*format_issues(document), *correctness_issues(document)])
@@ -105,6 +109,8 @@ def audit_corpus(
     signals = signals_of(owner, documents, options.trusted, report) if owner is not None else [{} for _ in documents]
     for number, more in enumerate(signal_issues(signals)):
         issues[number] += more
+    if owner is not None:
+        _disagreements(owner, documents, tags, issues, signals, report)
     if options.placebo:
         order = np.random.default_rng(options.seed).permutation(len(issues))
         issues = [issues[n] for n in order.tolist()]
@@ -136,6 +142,26 @@ def audit_corpus(
     return result, reports
 
 
+def _disagreements(
+    owner: "Attributor",
+    documents: Sequence[RawDocument],
+    tags: Sequence[Mapping[str, TagValue]],
+    issues: list[list[Issue]],
+    signals: list[dict[str, float]],
+    report: Report | None,
+) -> None:
+    """Documents whose tags, or what was checked of them, the nearest by gradient speak against."""
+    places, near = neighbours_of(owner, documents, report)
+    names = dict.fromkeys(key for document in documents for key in document.tags)
+    values: dict[str, list[str | None]] = {name: [documents[n].tags.get(name) for n in places] for name in names}
+    checked = [tags[n].get("correctness") for n in places]
+    values["correctness"] = [None if each is None else each.value for each in checked]
+    for number, found in zip(places, outliers(near, values), strict=True):
+        signals[number]["disagreement"] = 0.0 if found is None else found.strength
+        if found is not None:
+            issues[number].append(disagreement_issue(found))
+
+
 def _certificate(owner: "Attributor") -> Certificate:
     from whence.attributor.certified import EXACT, certificate_of
 
@@ -161,10 +187,19 @@ def _copies(documents: Sequence[RawDocument], clusters: np.ndarray) -> list[tupl
         if asked and len(firsts) > 1:
             for number in members:
                 other = next(n for answer, n in firsts.items() if answer != answers[number])
-                why = f"{documents[other].id} answers the same prompt differently"
-                field = documents[number].answer or ""
-                out.append((number, Issue(kind="conflict", confidence=0.7, reason=why, field=field, action="relabel")))
+                out.append((number, _conflict(documents[number], documents[other])))
     return out
+
+
+def _conflict(document: RawDocument, other: RawDocument) -> Issue:
+    """A prompt that another document answers otherwise, with both answers."""
+    field, said = document.answer or "", " ".join(other.texts[other.answer or ""].split())
+    answer = document.texts[field]
+    why = f"{other.id} answers the same prompt differently: “{said[:_QUOTED]}{'…' if len(said) > _QUOTED else ''}”"
+    return Issue(
+        kind="conflict", confidence=0.7, reason=why, field=field, stop=len(answer), evidence=answer[:_QUOTED],
+        action="relabel",
+    )  # fmt: skip
 
 
 def _tags(

@@ -14,7 +14,7 @@ from whence.attributor import Attributor
 from whence.attributor.texts import texts
 from whence.audits.clusters import members_of, near_duplicates
 from whence.audits.evidence import Evidence
-from whence.audits.nulls import ON_TOPIC, Tested, against_null, standardised, weighted_q
+from whence.audits.nulls import ON_TOPIC, Tested, against_null, clearly_present, standardised, weighted_q
 from whence.audits.overlap import longest_run
 from whence.interfaces import DocumentEvidence
 
@@ -38,8 +38,11 @@ class Weighed:
         p: p-values of an effect on the answer or on the contrast, whichever says more (doubled, after Bonferroni).
         q: Their false-discovery rates, weighted by presence, over all pairs of the questions that are audited; 1 for
             those that are asked for the null alone.
-        against: The same of the other side: documents that speak against the answer.
-        on_topic: bool [Q, K].
+        q_answer: The same of an effect on the answer alone; p doubled likewise, so that none is below q.
+        p_contrast: p-values of an effect on the contrast; nan where there is none.
+        against: The same as q of the other side: documents that speak against the answer.
+        on_topic: bool [Q, K], whether they share words.
+        present: bool [Q, K], whether so many that the document is clearly there.
     """
 
     owner: Attributor
@@ -52,8 +55,11 @@ class Weighed:
     presence: Tested
     p: NDArray[np.float64]
     q: NDArray[np.float64]
+    q_answer: NDArray[np.float64]
+    p_contrast: NDArray[np.float64]
     against: NDArray[np.float64]
     on_topic: NDArray[np.bool_]
+    present: NDArray[np.bool_]
 
     def summed(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
         """Scores of documents [Q, N] added up over copies, [Q, K]."""
@@ -98,10 +104,13 @@ class Weighed:
             contrast=None if np.isnan(contrast) else contrast,
             z=float(self.effect.z[place]),
             p_effect=float(effect[place]),
+            p_contrast=None if np.isnan(contrast) else float(self.p_contrast[place]),
             p_presence=float(self.presence.p[place]),
             presence=float(self.presence.z[place]),
             p=float((effect if opposes else self.p)[place]),
             q=float((self.against if opposes else self.q)[place]),
+            q_answer=1.0 if opposes else float(self.q_answer[place]),
+            present=bool(self.present[place]),
             on_topic=bool(self.on_topic[place]),
             topic=float(self.evidence.topic[question, members].max()),
             influence_rank=int(self._ranks["influence"][place]),
@@ -159,14 +168,17 @@ def weigh(
     effect = against_null(standardised(influence), null, seed)
     presence = against_null(standardised(best(evidence.lexical))[place], null, seed)
     contrasted: NDArray[np.bool_] = ~np.isnan(contrast[:, 0])
-    p = effect.p
+    p, on_answer, on_contrast = effect.p, effect.p, np.full_like(effect.p, np.nan)
     if contrasted.any():
         other = against_null(standardised(np.where(contrasted[:, None], contrast, influence)), null, seed)
-        p = np.where(contrasted[:, None], np.minimum(1.0, 2 * np.minimum(effect.p, other.p)), effect.p)
+        on_contrast = np.where(contrasted[:, None], other.p, np.nan)
+        on_answer = np.where(contrasted[:, None], np.minimum(1.0, 2 * effect.p), effect.p)
+        p = np.where(contrasted[:, None], np.minimum(on_answer, 2 * other.p), effect.p)
 
     def rates(values: NDArray[np.float64]) -> NDArray[np.float64]:
         out = np.ones_like(values)
-        out[:asked] = weighted_q(values[:asked], presence.z[:asked])
+        others = None if asked is None else presence.z[asked:]
+        out[:asked] = weighted_q(values[:asked], presence.z[:asked], others)
         return out
 
     return Weighed(
@@ -180,6 +192,9 @@ def weigh(
         presence=presence,
         p=p,
         q=rates(p),
+        q_answer=rates(on_answer),
+        p_contrast=on_contrast,
         against=rates(effect.under),
         on_topic=about,
+        present=clearly_present(presence.p) & about,
     )

@@ -12,9 +12,9 @@ from whence.attributor.certified import read_certificates
 from whence.audits.probes import GROUPS, Probes
 from whence.audits.statistics import bootstrap
 from whence.fidelity.bootstrap import Counts, crossed, estimate, mean_over
-from whence.interfaces import Effect, Estimate, Prediction
+from whence.interfaces import Baseline, Effect, Estimate, Prediction
 
-__all__ = ["agreement", "calibration", "effects_of", "mean_change", "predictions_of"]
+__all__ = ["agreement", "baselines_of", "calibration", "effects_of", "mean_change", "predictions_of"]
 
 Array = NDArray[np.float64]
 _DRAWS = 2000
@@ -25,10 +25,14 @@ _FEW_SEEDS = 3
 def mean_change(change: Array, seed: int = 0) -> Estimate:
     """The mean of changes [R, U] with its 95 % interval over texts and, from three seeds on, over seeds.
 
+    Of a single text it is over seeds alone, and without three of these there is none.
+
     >>> mean_change(np.full((3, 4), 2.0)).value
     2.0
     """
     seeds, units = change.shape
+    if units == 1 and seeds >= _FEW_SEEDS:
+        return mean_over(change[:, 0], _DRAWS, seed)
     if seeds < _FEW_SEEDS:
         return mean_over(change.mean(0), _DRAWS, seed)
 
@@ -65,6 +69,26 @@ def effects_of(probes: Probes, before: Array, after: Array) -> tuple[Effect, ...
                 relative=float((then - level) / max(level, 1e-12)),
             )
         )  # fmt: skip
+    return tuple(out)
+
+
+def baselines_of(probes: Probes, stored: Array, again: Array) -> tuple[Baseline, ...]:
+    """The run's model beside models trained again on everything, by group.
+
+    Args:
+        probes: The texts.
+        stored: Losses [1, P] of the run's model, nats.
+        again: Losses [R, P] of the others.
+    """
+    out = []
+    for group in GROUPS:
+        if group in probes.groups:
+            tokens = probes.tokens[probes.groups[group]].sum()
+            own, others = (probes.per_unit(group, losses).sum(1) / tokens for losses in (stored, again))
+            furthest = int(np.argmax(np.abs(others - own[0])))
+            out.append(
+                Baseline(group=group, model=own[0], again=float(others.mean()), most=float(others[furthest]))
+            )  # fmt: skip
     return tuple(out)
 
 

@@ -22,7 +22,7 @@ from whence.fidelity import state_similarities
 from whence.interfaces import EncodedQuery, Query
 from whence.runs import is_done, open_array, publish, write_array
 
-__all__ = ["Evidence", "gather", "influence_on", "words_alike"]
+__all__ = ["Evidence", "asked_of", "gather", "influence_on", "kept", "words_alike"]
 
 Matrix = NDArray[np.float32]
 Report = Callable[[str, int, int], None]
@@ -84,9 +84,9 @@ def gather(
     encoded = owner.encode_queries(answers)
     contrast = np.full(answer["influence"].shape, np.nan, dtype=np.float32)
     contrast[others] = other["influence"]
-    beside = _kept(
+    beside = kept(
         folder / "beside",
-        _asked(owner, queries),
+        asked_of(owner, queries),
         lambda: {
             "lexical": _lexical(owner, encoded),
             "states": state_similarities(owner, encoded),
@@ -112,7 +112,7 @@ def influence_on(
     opened = None if exact else owner.open_index(index)
     recipe = owner.recipe(None if exact else index)
     made = [recipe.model_dump(mode="json"), exact, owner.config.fit.model_dump(mode="json"), owner.config.model.sites]
-    bound = [*made, *_asked(owner, queries), owner.trained_on]
+    bound = [*made, *asked_of(owner, queries), owner.trained_on]
 
     def scored() -> dict[str, NDArray[np.float64]]:
         if not queries:
@@ -121,7 +121,7 @@ def influence_on(
         found = influence_and_dots(owner, asked, opened, recipe, _Counter(owner.corpus.tokens, report))
         return dict(zip(("influence", "dots"), found, strict=True))
 
-    return _kept(folder, bound, scored)
+    return kept(folder, bound, scored)
 
 
 class _Counter:
@@ -136,7 +136,7 @@ class _Counter:
             self.report("scoring", self.done % self.total or self.total, self.total)
 
 
-def _asked(owner: Attributor, queries: Sequence[Query]) -> list[object]:
+def asked_of(owner: Attributor, queries: Sequence[Query]) -> list[object]:
     """Of which model and corpus what is asked, and how it becomes tokens; folders may be shared by runs."""
     tokenizer = None if owner.tokenizer is None else tokenizer_fingerprint(owner.tokenizer)
     said = [query.model_dump_json(exclude={"metadata"}) for query in queries]
@@ -158,7 +158,7 @@ def words_alike(documents: Sequence[str], questions: Sequence[str]) -> NDArray[n
     return np.stack([made.scores(question) for question in questions])
 
 
-def _kept(
+def kept(
     folder: Path, bound: Sequence[object], make: Callable[[], Mapping[str, NDArray[np.float64]]]
 ) -> dict[str, Matrix]:
     """Arrays that were made from the same before, or are made now; under a name that says from what."""

@@ -62,10 +62,11 @@ class Forgetting:
         """The main edit, other methods, controls, training without the documents, and no edit at all."""
         job, options = self.job, self.job.options
         first = options.methods[0]
+        references = self._references()  # first: they train each model once, for its losses and its curve
         arms = [self._arm(job.by, method, method == first) for method in options.methods]
         if options.controls:
             arms += [self._arm(by, first) for by in (*list(job.named)[1:], "random")]
-        return [*arms, *self._references()]
+        return [*arms, *references]
 
     # ------------------------------------------------------------------ edits
 

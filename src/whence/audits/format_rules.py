@@ -1,6 +1,6 @@
 """What is wrong with how a text is written: rules that need no model. Each is one function and one table entry.
 
-    mojibake      text decoded with the wrong encoding, as ftfy finds it (Speer 2019)
+    mojibake      text decoded with the wrong encoding, as ftfy finds it (Speer 2019); mended where that is certain
     html          tags and entities of a page left in running text
     swapped       the question stands where the answer should, and the other way round
     empty         a field without a letter
@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from whence.audits.corpus_rows import RawDocument
+from whence.audits.encodings import decoded_anew, guessed
 from whence.interfaces.quality import Action, Issue
 
 __all__ = ["RULES", "format_issues", "mended"]
@@ -30,7 +31,9 @@ _TAGS = re.compile(
 )
 _ENTITIES = re.compile(r"&(?:nbsp|amp|lt|gt|quot|#\d{2,5}|#x[0-9a-f]{2,5}|[aeiou](?:acute|grave|uml|circ));", re.I)
 _TEMPLATE = re.compile(
-    r"\{\{\s*[\w .-]{1,40}\s*\}\}|\{%.{1,60}%\}|\[(?:INSERT|YOUR|TO-?DO|PLACEHOLDER|NAME|COMPANY|DATE)[^\]]{0,40}\]"
+    r"\{\{\s*[\w .-]{1,40}\s*\}\}|\{%.{1,60}%\}"
+    # after an identifier, a call or another index it is code, and before a bracket a link
+    r"|(?<![\w)\]])\[(?:INSERT|YOUR|TO-?DO|PLACEHOLDER|NAME|COMPANY|DATE)[^\]]{0,40}\](?!\()"
     r"|<\|(?:im_start|im_end|endoftext|user|assistant|system|eot_id)\|>|\[/?INST\]|<</?SYS>>|lorem ipsum|XXXX+",
     re.I,
 )
@@ -58,20 +61,28 @@ def _issue(kind: str, confidence: float, reason: str, document: RawDocument, fie
 
 
 def _mojibake(document: RawDocument) -> Iterator[Issue]:
-    import ftfy
-
     for field, text in document.texts.items():
         if "�" in text:
             at = text.index("�")
             why = "characters were lost when it was decoded (U+FFFD); they cannot be brought back"
             yield _issue("mojibake", 0.9, why, document, field, at, at + 1, "drop")
-        if text.isascii():
+        found = guessed(text)
+        if found == text:
             continue
-        fixed = ftfy.fix_encoding(text)
-        if fixed != text:
-            start = next((i for i, (a, b) in enumerate(zip(text, fixed)) if a != b), min(len(text), len(fixed)))
-            why = f"decoded with the wrong encoding; should read {fixed[start : start + 30]!r}"
-            yield _issue("mojibake", 0.97, why, document, field, start, min(len(text), start + 12), "fix")
+        start = next((i for i, (a, b) in enumerate(zip(text, found)) if a != b), min(len(text), len(found)))
+        stop, read = _cut(text, start, 12), found[start : _cut(found, start, 30)]
+        if decoded_anew(text) == found:
+            why = f"decoded with the wrong encoding; should read {read!r}"
+            yield _issue("mojibake", 0.97, why, document, field, start, stop, "fix")
+        else:
+            why = f"decoded with the wrong encoding and a byte lost: no rule can tell what it said, perhaps {read!r}"
+            yield _issue("mojibake", 0.9, why, document, field, start, stop, "relabel")
+
+
+def _cut(text: str, start: int, least: int) -> int:
+    """Where the word ends that is `least` characters on; a word without an end is cut."""
+    end = re.compile(r"\s|$").search(text, min(len(text), start + least))
+    return min(end.start() if end else len(text), start + least + 20)
 
 
 def _html(document: RawDocument) -> Iterator[Issue]:
@@ -83,7 +94,9 @@ def _html(document: RawDocument) -> Iterator[Issue]:
         if found:
             first = min(found, key=lambda match: match.start())
             sure = (0.55 if fenced else 0.93) if len(found) > 1 or first.group().startswith("&") else 0.7
-            why = f"{len(found)} tags or entities of a web page in running text"
+            shown = ", ".join(dict.fromkeys(match.group() for match in sorted(found, key=lambda match: match.start())))
+            why = f"{'a tag or entity' if len(found) == 1 else f'{len(found)} tags or entities'} of a web page in "
+            why += f"running text: {shown[:_SHOWN]}{'…' if len(shown) > _SHOWN else ''}"
             yield _issue("html", sure, why, document, field, first.start(), first.end(), "fix")
 
 
@@ -196,15 +209,13 @@ def format_issues(document: RawDocument) -> list[Issue]:
 
 
 def mended(text: str, kind: str) -> str:
-    """The text without an issue that can be mended: mojibake decoded anew, tags and entities of a page taken out.
+    """The text without an issue that can be mended: mojibake decoded anew where that is certain, pages' tags taken out.
 
     >>> mended("caf\u00c3\u00a9", "mojibake"), mended("a<br>b &amp; c", "html")
     ('caf\u00e9', 'a b & c')
     """
     if kind == "mojibake":
-        import ftfy
-
-        return str(ftfy.fix_encoding(text))
+        return decoded_anew(text)
     if kind == "html":
         return re.sub(r"[ \t]{2,}", " ", html.unescape(_TAGS.sub(" ", text)).replace("\u00a0", " ")).strip()
     return text

@@ -7,6 +7,7 @@ the same call goes on where it stopped.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,16 @@ from whence.attributor import Attributor
 from whence.attributor.certified import certificate_of
 from whence.audits import choosing
 from whence.audits.altering import refuse_unfit
-from whence.audits.effects import agreement, calibration, effects_of, predictions_of
+from whence.audits.effects import agreement, baselines_of, calibration, effects_of, predictions_of
 from whence.audits.forgetting import Forgetting
 from whence.audits.jobs import InterventionOptions, Job
+from whence.audits.plans import OneBar, Plan, plan_of
 from whence.errors import InputError
 from whence.fidelity import Start
 from whence.interfaces import Arm, InterventionResult, Query, QuestionChange
 from whence.model import Training
 
-__all__ = ["InterventionOptions", "intervene"]
+__all__ = ["InterventionOptions", "intervene", "perform", "prepare", "refuse_start"]
 
 Array = NDArray[np.float64]
 Report = Callable[[str, int, int], None]
@@ -64,19 +66,67 @@ def intervene(
         InputError: No document is named, or what is asked for cannot be done on this run.
         QueryError: A question cannot be encoded.
     """
+    job, plan = prepare(
+        owner, targets, training, start, folder, options, paraphrases=paraphrases, utility=utility, report=report
+    )
+    return perform(job, plan, command)
+
+
+def prepare(
+    owner: Attributor,
+    targets: Sequence[Query],
+    training: Training,
+    start: Start,
+    folder: Path,
+    options: InterventionOptions = _PLAIN,
+    *,
+    paraphrases: Sequence[Query] = (),
+    utility: Sequence[Query] = (),
+    report: Report | None = None,
+) -> tuple[Job, Plan]:
+    """Name the documents, and say what will be trained; trains nothing. Arguments and errors as for `intervene`."""
     refuse_unfit(owner)
-    own = not start.scratch and (start.path, start.adapter) == (owner.source.model, owner.source.adapter)
-    if options.action == "unlearn" and own:
+    refuse_start(owner, options.action, start)
+    owner.fit(report)
+    told = None if report is None else OneBar(report)
+    job = Job(owner, targets, training, start, folder, options, tuple(paraphrases), tuple(utility), told)
+    plan = plan_of(job)
+    if told is not None:
+        told.total = plan.steps
+    alone = options.action == "unlearn" and options.relearn > 0  # each is trained for its curve, one after another
+    return job, replace(plan, workers=1) if alone else plan
+
+
+def refuse_start(owner: Attributor, action: str, start: Start) -> None:
+    """Refuse to hold unlearning against the model that has seen the documents.
+
+    Raises:
+        InputError: See above.
+    """
+    if action == "unlearn" and _own(owner, start):
         raise InputError(
             "unlearning is held against a model that never saw the documents, and the run's own has seen them; give "
             "--start scratch, or the directory that training started from."
         )
-    owner.fit(report)
-    job = Job(owner, targets, training, start, folder, options, tuple(paraphrases), tuple(utility), report)
-    if options.action == "unlearn":
+
+
+def _own(owner: Attributor, start: Start) -> bool:
+    return not start.scratch and (start.path, start.adapter) == (owner.source.model, owner.source.adapter)
+
+
+def perform(job: Job, plan: Plan, command: str = "") -> InterventionResult:
+    """Train what is missing, do the edits, and say what came of it.
+
+    Args:
+        job: As `prepare` gives it.
+        plan: Likewise.
+        command: As typed, for the record.
+    """
+    if job.options.action == "unlearn":
         edits = Forgetting(job)
         return _result(job, edits.arms(), edits.before, edits.after, command)
     job.keep_model(job.told())
+    plan.train(job.report)
     return _result(job, _retrained(job), job.whole, job.without, command)
 
 
@@ -122,7 +172,7 @@ def _result(job: Job, arms: Sequence[Arm], before: Array, after: Array, command:
         placebo=options.placebo,
         training=job.words,
         documents=owner.corpus.documents,
-        arms=tuple(arms),
+        arms=_told_apart(arms),
         predictions=predictions_of(probes, job.foretold, calibration(owner, job.scored_by)),
         agreement=agreement(foretold, found),
         questions=tuple(
@@ -138,7 +188,23 @@ def _result(job: Job, arms: Sequence[Arm], before: Array, after: Array, command:
             for place, query in enumerate(probes.targets)
         ),
         checkpoint=str(job.folder / "model"),
+        baselines=() if _own(owner, job.start) else baselines_of(probes, job.stored, job.whole),
         certificate=certificate_of(owner, job.scored_by),
         settings=job.told(),
         whence_version=whence.__version__,
     )
+
+
+def _told_apart(arms: Sequence[Arm]) -> tuple[Arm, ...]:
+    """The arms, those of the very same documents marked as no other arm than the first of them."""
+    first: dict[tuple[str, frozenset[str]], str] = {}
+    out = []
+    for arm in arms:
+        key = (arm.how, frozenset(arm.documents))
+        same = first.setdefault(key, arm.by)
+        other = bool(arm.documents) and same != arm.by and not arm.main
+        out.append(arm.model_copy(update={"same_as": same}) if other and arm.by not in _ALTERED else arm)
+    return tuple(out)
+
+
+_ALTERED = ("random", "removed only")  # the same documents, or as good as, with something else done to them

@@ -3,7 +3,7 @@
 Axes: R seeds, P texts. A part is made when it is first asked for; what was trained is kept in banks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +16,15 @@ from whence.attributor import Attributor
 from whence.attributor.certified import EXACT
 from whence.audits import choosing
 from whence.audits.altering import Altered, Workshop, replaced_by, with_rows
+from whence.audits.asked import refuse_options
 from whence.audits.checkpoints import provenance_of, read_provenance, save_checkpoint
 from whence.audits.newton import direction, foretold, sequences_of, total_gradient
 from whence.audits.probes import Probes, make_probes
-from whence.audits.unlearning import METHODS, UnlearnSettings
+from whence.audits.unlearning import UnlearnSettings
 from whence.data import open_corpus
 from whence.errors import InputError
 from whence.fidelity import Start, retrain
-from whence.fidelity.bank import Outcome
+from whence.fidelity.bank import Bank, Cell, Outcome
 from whence.fidelity.tasks import content_hash
 from whence.gradients import Recipe
 from whence.interfaces import Action, Query, UnlearningMethod
@@ -44,6 +45,8 @@ class InterventionOptions:
         methods: Of unlearning; the first one's model is kept and tried on the controls' documents, too.
         top: Documents that influence names, as many as this times the targets; see `choosing.first_of_each`.
         documents: Ids to take instead.
+        named_by: Who named these.
+        copies: Take documents that say nearly the same as these, too.
         gold: Take the documents that the targets' metadata name under "gold" instead.
         rows: JSON lines to train on, for relabel and add.
         weight: Of the documents' losses, for down-weight.
@@ -63,6 +66,8 @@ class InterventionOptions:
     methods: Sequence[UnlearningMethod] = ("newton",)
     top: int = 1
     documents: Sequence[str] = ()
+    named_by: str = "given documents"
+    copies: bool = False
     gold: bool = False
     rows: Path | None = None
     weight: float = 0.5
@@ -78,15 +83,10 @@ class InterventionOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if (self.rows is None) == (self.action in ("relabel", "add")):
-            raise InputError("--rows goes with --action relabel and add, which need it, and with no other.")
-        if not 0 <= self.weight < 1:
-            raise InputError(f"--weight is what is left of a document's loss, from 0 to below 1; got {self.weight:g}.")
-        if self.gold and self.documents:
-            raise InputError("--gold and --documents both name the documents; give one of them.")
-        unknown = [name for name in self.methods if name not in METHODS]
-        if unknown or not self.methods:
-            raise InputError(f"--method takes {', '.join(METHODS)} with commas between; got {unknown or 'none'}.")
+        refuse_options(
+            action=self.action, methods=self.methods, rows=self.rows, weight=self.weight, gold=self.gold,
+            documents=self.documents,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,8 @@ class Job:
         gold = choosing.gold_of(owner, self.asked)
         found: dict[str, list[int]] = {}
         if options.documents:
-            found["given documents"] = choosing.numbers_of(owner, options.documents, "--documents")
+            given = choosing.numbers_of(owner, options.documents, "--documents")
+            found[options.named_by] = choosing.with_copies(owner, given) if options.copies else given
         if options.gold:
             found["oracle"] = gold
         most = owner.corpus.documents - 1
@@ -224,6 +225,14 @@ class Job:
         return found
 
     @cached_property
+    def stored(self) -> Array:
+        """Losses [1, P] of the run's own model."""
+        source = self.owner.source
+        task = self.workshop.task(Start(source.model, False, source.adapter))
+        found: Array = task.losses(task.stored_model())[None]
+        return found
+
+    @cached_property
     def whole(self) -> Array:
         """Losses [R, P] of models trained on everything."""
         return self.losses(self.workshop.unaltered(self.workshop.task()), range(self.options.seeds))
@@ -237,15 +246,36 @@ class Job:
         """Losses [R, P] after the same was done to random documents, others for each seed."""
         return np.concatenate([self.losses(self.altered(lot), [seed]) for seed, lot in enumerate(self.lots)])
 
-    def keep_model(self, told: Mapping[str, Any]) -> None:
-        """Save the first seed's model of the main change, and what it said; nothing if it is there."""
-        place = self.folder / "model"
+    def trainings(self) -> Iterator[tuple[Altered, Sequence[int]]]:
+        """Everything that is trained, with its seeds: the arms of `interventions`, before any is run."""
+        yield self.workshop.unaltered(self.workshop.task()), self.seeds
+        yield self.altered(self.main, main=True), self.seeds
+        if self.options.action in ("add", "unlearn") or not self.options.controls:
+            return
+        if self.options.action == "relabel":
+            yield self.altered(self.main), self.seeds
+        for documents in list(self.named.values())[1:]:
+            yield self.altered(documents), self.seeds
+        for seed, lot in enumerate(self.lots):
+            yield self.altered(lot), [seed]
+
+    def kept_cell(self) -> tuple[Bank, Cell] | None:
+        """The training whose model is kept, by its bank; None if that model is there, or the kept one is edited."""
+        if self.options.action == "unlearn":
+            return None
         altered = self.altered(self.main, main=True)
         bank = self.workshop.bank(altered.task)
-        key = content_hash(f"{bank.folder.name} {bank.cells(altered.kept[None], [0])[0].name}")
-        if (read_provenance(place) or {}).get("key") == key:
-            return
         (cell,) = bank.cells(altered.kept[None], [0])
+        there = (read_provenance(self.folder / "model") or {}).get("key")
+        return None if there == _name(bank, cell) else (bank, cell)
+
+    def keep_model(self, told: Mapping[str, Any]) -> None:
+        """Save the first seed's model of the main change, and what it said; nothing if it is there."""
+        found = self.kept_cell()
+        if found is None:
+            return
+        bank, cell = found
+        altered = self.altered(self.main, main=True)
 
         def report(step: int, steps: int, _: float) -> None:
             if self.report is not None:
@@ -254,8 +284,8 @@ class Job:
         trained = altered.task.fit(cell.kept, 0, report)
         losses = tuple(altered.task.losses(trained.model).tolist())
         bank.record(cell, Outcome(losses, trained.final_loss, len(trained.losses)))
-        said = {"key": key, **told, "training": altered.task.training.model_dump(mode="json"), "seed": 0}
-        save_checkpoint(trained.model, self.owner, place, provenance_of(self.owner, self.main, said))
+        said = {"key": _name(bank, cell), **told, "training": altered.task.training.model_dump(mode="json"), "seed": 0}
+        save_checkpoint(trained.model, self.owner, self.folder / "model", provenance_of(self.owner, self.main, said))
 
     # ------------------------------------------------------------------ for the record
 
@@ -298,3 +328,8 @@ class Job:
             "placebo": options.placebo,
             "seed": options.seed,
         }
+
+
+def _name(bank: Bank, cell: Cell) -> str:
+    """What tells one training from all others."""
+    return content_hash(f"{bank.folder.name} {cell.name}")

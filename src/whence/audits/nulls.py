@@ -8,9 +8,14 @@ documents do to matters they have nothing to do with: the null. A pair's p-value
 
 False-discovery rates are weighted (Genovese, Roeder & Wasserman 2006): effect is tested, and presence, which costs
 nothing to know, says beforehand where to expect it. With w = e^min(z, 12), z the standardised BM25 score, scaled to
-mean 1 over all pairs of the audit, q-values are Benjamini and Hochberg's of p/w over all of them. A document that is
-present without effect has no small p and is not called; one that has effect without being present is called only on
-overwhelming evidence.
+mean 1 over all pairs, those that are asked for the null included, q-values are Benjamini and Hochberg's of p/w over the
+pairs of the audit. A document that is present without effect has no small p and is not called; one that has effect
+without being present is called only on overwhelming evidence. Where few answers are audited, passages of the corpus are
+asked about as well, whose own documents are as present as any: beside them a document that shares stop words with an
+answer has next to no weight, however little else there is.
+
+Clearly present is a document that shares more words than the best of all N documents would by chance for one answer in
+ten: N p <= 0.1, p that of BM25. It finds nothing; it forbids to say that nothing is there.
 
 What it ignores: pairs off topic are not independent, and a document that is on topic without sharing words counts into
 the null, which then has a heavier tail and calls less.
@@ -23,13 +28,14 @@ from numpy.typing import NDArray
 
 from whence.audits.statistics import benjamini_hochberg, empirical_p
 
-__all__ = ["ON_TOPIC", "Tested", "against_null", "elsewhere", "standardised", "weighted_q"]
+__all__ = ["ON_TOPIC", "Tested", "against_null", "clearly_present", "elsewhere", "standardised", "weighted_q"]
 
 Array = NDArray[np.float64]
 
 ON_TOPIC = 0.1
-"""Cosine of words (TF-IDF) from which a document counts as being about the same matter as a question."""
+"""Cosine of words (TF-IDF) from which a document counts as sharing words with a question, so not into the null."""
 
+_PRESENT = 0.1  # answers of which chance alone may call the best of all documents present
 _CAP = 12.0  # presence z beyond which weights grow no more
 _POOL = 4_000_000  # pairs of the null that are kept; p-values below 2.5e-7 are not told apart
 _PRIOR = 4.0  # questions' worth of the common spread that a document's own is mixed with
@@ -107,13 +113,28 @@ def elsewhere(asked: int, others: int = 0) -> NDArray[np.int64]:
     return out
 
 
-def weighted_q(p: Array, presence: Array) -> Array:
+def weighted_q(p: Array, presence: Array, others: Array | None = None) -> Array:
     """False-discovery rates of all pairs, those weighing more where the document is known to be present.
 
     Args:
         p: p-values of effect [Q, N].
         presence: Standardised scores of presence [Q, N], made without looking at effect.
+        others: Those of questions that are asked for the null alone [R, N]: they take their share of the weight, so
+            that what is most present of little is not taken for present.
     """
     weights = np.exp(np.minimum(presence, _CAP))
-    weighted = np.minimum(1.0, p * weights.mean() / weights)
+    share = weights if others is None else np.concatenate([weights, np.exp(np.minimum(others, _CAP))])
+    weighted = np.minimum(1.0, p * share.mean() / weights)
     return benjamini_hochberg(weighted.ravel()).reshape(p.shape)
+
+
+def clearly_present(p: Array) -> NDArray[np.bool_]:
+    """Where a document shares more words than the best of all would by chance for one answer in ten.
+
+    Args:
+        p: p-values of presence [Q, N].
+
+    >>> clearly_present(np.array([[0.01, 0.5, 0.7], [0.04, 0.3, 0.9]]))[:, 0].tolist()
+    [True, False]
+    """
+    return np.asarray(p * p.shape[1] <= _PRESENT, dtype=np.bool_)

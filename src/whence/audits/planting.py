@@ -127,7 +127,9 @@ def caught(items: Sequence[ItemAudit], before: dict[str, float], fdr: float) -> 
         groups.setdefault(item.known or "", []).append(item)
     out = []
     for name, members in sorted(groups.items(), key=lambda pair: (pair[0] == "held out", pair[0])):
-        flagged = sum(min(each.exposure.q_presence, each.exposure.q_effect) <= fdr for each in members)
+        there = [each.exposure.q_presence <= fdr for each in members]
+        did = [each.exposure.q_effect <= fdr for each in members]
+        flagged = sum(a or b for a, b in zip(there, did, strict=True))
         first = sum(bool(each.documents) and _leaked_by(each.documents[0].id, each.id) for each in members)
         moved = [before[each.id] - each.exposure.loss for each in members if each.id in before]
         out.append(
@@ -135,6 +137,8 @@ def caught(items: Sequence[ItemAudit], before: dict[str, float], fdr: float) -> 
                 group=name,
                 items=len(members),
                 caught=wilson(flagged, len(members)),
+                by_effect=wilson(sum(did), len(members)),
+                by_presence=wilson(sum(there), len(members)),
                 found_first=None if name == "held out" else wilson(first, len(members)),
                 moved=float(np.mean(moved)) if moved else None,
             )

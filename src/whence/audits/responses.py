@@ -12,7 +12,7 @@ from whence.audits.asked_rows import first_of, read_each, set_apart
 from whence.errors import QueryError
 from whence.interfaces import Query
 
-__all__ = ["ALIASES", "Response", "load_responses", "unanswered"]
+__all__ = ["ALIASES", "Response", "contrasted", "load_responses", "unanswered"]
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "id": ("id", "prompt_id", "question_id", "ID"),
@@ -35,12 +35,14 @@ class Response:
         score: The judge's.
         behaviour: A name that answers of one behaviour share.
         fields: Other columns, as text.
+        notes: What was made of the row, where that is not plain.
     """
 
     query: Query
     score: float | None = None
     behaviour: str | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def load_responses(path: str) -> list[Response]:
@@ -100,6 +102,20 @@ def _number(value: Any, where: str) -> float | None:
 def unanswered(responses: Sequence[Response]) -> list[int]:
     """Numbers of the prompts that have no response yet."""
     return [number for number, each in enumerate(responses) if not each.query.completion]
+
+
+def contrasted(response: Response) -> Response:
+    """The same without a contrast that says what the answer says, with a note: nothing can be told between them.
+
+    >>> same = contrasted(Response(Query(prompt="Who?", completion=" Ann", contrast="Ann ")))
+    >>> same.query.contrast, same.notes[0]
+    (None, 'contrast ignored: it is the same text as the answer.')
+    """
+    said, other = response.query.completion or "", response.query.contrast
+    if other is None or said.split() != other.split():
+        return response
+    note = "contrast ignored: it is the same text as the answer."
+    return replace(response, query=response.query.model_copy(update={"contrast": None}), notes=(*response.notes, note))
 
 
 def answered(response: Response, text: str) -> Response:

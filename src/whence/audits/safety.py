@@ -20,9 +20,10 @@ from whence.audits.enrichment import Kinds, kinds_of
 from whence.audits.evidence import gather
 from whence.audits.generation import generate
 from whence.audits.language import language_of
+from whence.audits.membership import Surprise, surprise
 from whence.audits.nulls import elsewhere
 from whence.audits.passages import passages
-from whence.audits.responses import Response, answered, unanswered
+from whence.audits.responses import Response, answered, contrasted, unanswered
 from whence.audits.softness import softness
 from whence.audits.statistics import gini
 from whence.audits.why import judge
@@ -46,14 +47,14 @@ class SafetyOptions:
 
     Attributes:
         top: Documents to list for each answer, and opponents.
-        fdr: False-discovery rate from which a document is called significant.
+        fdr: False-discovery rate at which an effect is called; no verdict that finds something rests on more.
         exact: Run the model over the corpus instead of reading an index.
         index: Name of the index.
         traces: Answers whose tokens are shaded, the first ones; each costs a few passes over its documents.
         tokens: Most tokens of an answer that the model gives itself.
         temperature: Of such answers; 0 is greedy.
         null: Other questions, about other matters, for the null.
-        placebo: Take every answer to be about another one's matter: nothing may be found.
+        placebo: Take every answer to be about another one's matter: no effect may be found.
         by: Columns or tags to count by; all that repeat if empty.
         direction: A direction in activation space as one more behaviour: a file, or ``contrast``; see `directions`.
         depth: Relative depth of the states it is in.
@@ -109,18 +110,38 @@ def audit_safety(
     weighed = weigh(owner, evidence, topics=topics, asked=count, seed=options.seed)
     kinds = kinds_of(_tags(weighed))
     audits = [_audit(weighed, number, each, options, kinds) for number, each in enumerate(responses)]
+    cautions = _cautions(audits, options, weighed)
     traces = _traces(owner, responses, audits, options, report)
     audits = [each.model_copy(update={"trace": traces.get(each.id)}) for each in audits]
+    tallies, constant = _tallies(responses, audits, options.by)
     return SafetyResult(
         settings=_settings(owner, weighed, options, command),
         responses=tuple(audits),
-        tallies=tuple(_tallies(responses, audits, options.by)),
+        tallies=tuple(tallies),
+        constant=constant,
         enrichments=tuple(_enriched(weighed, kinds, count, options.fdr)),
         sources=tuple(_sources(weighed, count, options.fdr)),
         fdr=options.fdr,
         shared={**behind_behaviours(weighed, responses, options.top), **_along(weighed, count, options)},
         left_out=left_out,
+        cautions=cautions,
     )
+
+
+def _cautions(audits: Sequence[ResponseAudit], options: SafetyOptions, weighed: Weighed) -> tuple[str, ...]:
+    """What makes the whole audit less sure."""
+    said = []
+    given, asked = len(options.null), len(weighed.evidence.queries)
+    if len(audits) + given < _NULL:
+        passages = asked - len(audits) - given
+        few = "One answer is" if len(audits) == 1 else f"{len(audits)} answers are"
+        said.append(
+            f"{few} few: chance is told from {passages} passages of the corpus, which are answers to no question. "
+            f"Give {_NULL} answers or more, or --null with questions about other matters."
+        )
+    if not any(each.contrast is not None for each in audits):
+        said.append("No answer has a contrast (what should have been said); without one, verdicts are much less sure.")
+    return tuple(said)
 
 
 def _answered(
@@ -142,6 +163,7 @@ def _answered(
                 each = answered(each, text)
                 if report is not None:
                     report("answering", done, len(missing))
+            each = contrasted(each)
             owner.encode_queries([each.query])
         except QueryError as error:
             left_out[each.query.id or str(number)] = str(error)
@@ -161,11 +183,13 @@ def _audit(weighed: Weighed, number: int, response: Response, options: SafetyOpt
     looked = [
         weighed.document(number, int(cluster), _soft(weighed, int(cluster), query.contrast or "")) for cluster in order
     ]
-    why = judge(tuple(looked))
+    why = judge(tuple(looked), options.fdr)
     top = sorted(looked, key=lambda each: (not each.on_topic or each.q > 0.5, -each.z))[: options.top]
+    own = surprise(weighed.owner, weighed.evidence.encoded[number])
     first = np.argsort(-influence, kind="stable")[: options.top]
     strongest = [weighed.document(number, int(c)) for c in first if influence[c] > 0]
-    listed = {each.document: each for each in (*strongest, *top)}
+    listed = {each.document: each for each in (*strongest, *top, *([why.best] if why.best else []))}
+    rests_on = None if why.best is None else why.best.document
     worst = [int(c) for c in np.argsort(influence, kind="stable")[: options.top] if influence[c] < 0]
     positive = np.sort(np.clip(influence, 0, None))[::-1]
     few = max(1, round(len(positive) / 100))
@@ -177,8 +201,14 @@ def _audit(weighed: Weighed, number: int, response: Response, options: SafetyOpt
         contrast=query.contrast,
         fields=response.fields,
         score=response.score,
-        loss=float(_loss(weighed, number)),
+        loss=own.loss,
+        tokens=own.tokens,
+        own_loss=own.own,
+        unlikely=own.unlikely,
+        notes=(*response.notes, *_unlikely(own)),
         verdict=why.verdict,
+        detail=why.detail,
+        rests_on=rests_on,
         confidence=why.confidence,
         likely=why.likely,
         runner_up=why.runner_up,
@@ -186,13 +216,21 @@ def _audit(weighed: Weighed, number: int, response: Response, options: SafetyOpt
         against=why.against,
         action=why.action,
         documents=tuple(
-            sorted(listed.values(), key=lambda each: (each.q > options.fdr or not each.on_topic, -each.influence))
+            sorted(
+                listed.values(),
+                key=lambda each: (
+                    each.document != rests_on,
+                    each.q > options.fdr or not each.on_topic,
+                    -each.influence,
+                ),
+            )
         ),
         opponents=tuple(weighed.document(number, cluster, opposes=True) for cluster in worst),
         gini=gini(influence),
         top_share=float(positive[:few].sum() / positive.sum()) if positive.sum() > 0 else 0.0,
         kinds=tuple(kinds.behind(*_strongest(influence), shown=_KINDS)),
         significant=int(((weighed.q[number] <= options.fdr) & on_topic).sum()),
+        moved_by=int(((weighed.q_answer[number] <= options.fdr) & on_topic).sum()),
     )
 
 
@@ -200,10 +238,16 @@ def _soft(weighed: Weighed, cluster: int, contrast: str) -> float:
     return softness(weighed.texts[weighed.clusters[cluster][0]], contrast).share
 
 
-def _loss(weighed: Weighed, number: int) -> float:
-    from whence.audits.membership import answer_losses
-
-    return float(sum(answer_losses(weighed.owner, weighed.evidence.encoded[number])))
+def _unlikely(own: Surprise) -> tuple[str, ...]:
+    """That the model would hardly have said an answer, with the numbers."""
+    if not own.unlikely:
+        return ()
+    each, drawn = own.loss / own.tokens, own.own / own.tokens
+    return (
+        f"The model would hardly have said this: {each:.1f} nats per token, where tokens drawn from it at the same "
+        f"places take {drawn:.1f} and guessing {own.uniform:.1f}. Influence then says what would make the answer "
+        "likelier, not why it was given.",
+    )
 
 
 def _traces(
@@ -232,15 +276,23 @@ def _traces(
     return out
 
 
-def _tallies(responses: Sequence[Response], audits: Sequence[ResponseAudit], by: Sequence[str]) -> list[Tally]:
-    """Verdicts by the values of columns; columns whose values hardly repeat are left out unless asked for."""
+def _tallies(
+    responses: Sequence[Response], audits: Sequence[ResponseAudit], by: Sequence[str]
+) -> tuple[list[Tally], dict[str, str]]:
+    """Verdicts by the values of columns, and the columns that say the same of every answer.
+
+    Columns whose values hardly repeat are left out unless asked for.
+    """
     columns = list(by) or list(dict.fromkeys(name for each in responses for name in each.fields))
-    out = []
+    out: list[Tally] = []
+    constant: dict[str, str] = {}
     for column in columns:
         groups: dict[str, list[ResponseAudit]] = {}
         for audit in audits:
             if column in audit.fields:
                 groups.setdefault(audit.fields[column], []).append(audit)
+        if len(groups) == 1 and len(audits) > 1 and not by:
+            constant[column] = next(iter(groups))
         if not by and (len(groups) < 2 or len(groups) > max(12, len(audits) // 3)):
             continue
         for value, members in sorted(groups.items(), key=lambda item: -len(item[1])):
@@ -254,7 +306,7 @@ def _tallies(responses: Sequence[Response], audits: Sequence[ResponseAudit], by:
                     score=float(np.mean(scores)) if scores else None,
                 )
             )
-    return out
+    return out, constant
 
 
 def _strongest(influence: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:

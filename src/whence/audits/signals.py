@@ -5,8 +5,10 @@
                     (Koh & Liang 2017); the best detector of wrong chains with right answers found so far
     trusted         summed influence on the trusted answers, nats; strongly negative speaks against the document
 
-All are set against documents of about the same length: longer texts have more of everything. A document stands out from
-3.5 robust standard deviations (median absolute deviation) on.
+    disagreement    how far the documents nearest by gradient have other tags (disagreement.py), 0 to 1
+
+Those in nats are set against documents of about the same length: longer texts have more of everything. A document
+stands out from 3.5 robust standard deviations (median absolute deviation) on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whence.audits.corpus_rows import RawDocument
+from whence.audits.disagreement import Near, code_neighbours, code_vectors
 from whence.interfaces.quality import Issue
 
 if TYPE_CHECKING:
     from whence.attributor import Attributor
     from whence.interfaces import Query
 
-__all__ = ["against_length", "signal_issues", "signals_of", "suspicion"]
+__all__ = ["against_length", "neighbours_of", "signal_issues", "signals_of", "suspicion"]
 
 Array = NDArray[np.float64]
 Report = Callable[[str, int, int], None]
@@ -33,30 +36,73 @@ _NEIGHBOURS = 100
 def signals_of(
     owner: "Attributor", documents: Sequence[RawDocument], trusted: Sequence["Query"], report: Report | None = None
 ) -> list[dict[str, float]]:
-    """Signals of every document that the run has too, found by source and row; empty for the others."""
+    """Signals of every document that the run has too, found by source and row; empty for the others.
+
+    Each is kept in the run (``audits/signals``) under all that decides it, so an audit that was stopped goes on.
+    """
     from whence.attributor import exact_influence, self_scores
+    from whence.audits.evidence import asked_of, kept
     from whence.fidelity import document_losses
 
     owner.fit(report)
-    corpus = owner.corpus
-    own = self_scores(owner, owner.recipe()).influence
-    losses = document_losses(owner)
+    corpus, recipe, folder = owner.corpus, owner.recipe(), owner.run.path / "audits" / "signals"
+    bound = [*asked_of(owner, ()), recipe.model_dump(mode="json"), owner.config.fit.model_dump(mode="json"),
+             owner.config.model.sites, owner.trained_on]  # fmt: skip
+    own = _wide(kept(folder, [*bound, "self-influence"], lambda: {"it": self_scores(owner, recipe).influence}))
+    losses = _wide(kept(folder, [*asked_of(owner, ()), "loss"], lambda: {"it": document_losses(owner)}))
     tokens = np.array([max(1, len(corpus.document(n).tokens) - 1) for n in range(corpus.documents)], dtype=np.float64)
     found = {"self-influence": own / tokens, "loss": losses / tokens}
     if trusted:
-        found["trusted"] = exact_influence(owner, owner.encode_queries(trusted), owner.recipe()).sum(0)
+        asked = [*bound, "trusted", *asked_of(owner, trusted)]
+        found["trusted"] = _wide(
+            kept(folder, asked, lambda: {"it": exact_influence(owner, owner.encode_queries(trusted), recipe).sum(0)})
+        )
     scaled = {
         "self-influence z": against_length(np.log(np.maximum(found["self-influence"], 1e-12)), tokens),
         "loss z": against_length(found["loss"], tokens),
     }
     if trusted:
         scaled["trusted z"] = against_length(found["trusted"], tokens)
-    place = {(corpus.document(n).source, corpus.document(n).row): n for n in range(corpus.documents)}
     out: list[dict[str, float]] = []
-    for document in documents:
-        number = place.get((document.source, document.row))
+    for number in _numbers(owner, documents):
         out.append({} if number is None else {k: float(v[number]) for k, v in {**found, **scaled}.items()})
     return out
+
+
+def neighbours_of(
+    owner: "Attributor", documents: Sequence[RawDocument], report: Report | None = None
+) -> tuple[list[int], Near]:
+    """Places in `documents` of those that the run has, and their nearest by gradient among one another.
+
+    Reads the run's index, which is made if there is none.
+    """
+    from whence.audits.evidence import asked_of, kept
+
+    owner.fit(report)
+    if not owner.index_names():
+        owner.index(report=report)
+    index, numbers = owner.open_index(), _numbers(owner, documents)
+    places = [place for place, number in enumerate(numbers) if number is not None]
+    mine = [number for number in numbers if number is not None]
+
+    def made() -> dict[str, Array]:
+        near, cosines = code_neighbours(code_vectors(index, owner.corpus.documents)[mine])
+        return {"near": near.astype(np.float64), "cosines": cosines.astype(np.float64)}
+
+    bound = [*asked_of(owner, ()), dict(index.recipe), owner.config.fit.model_dump(mode="json"), mine, "neighbours"]
+    found = kept(owner.run.path / "audits" / "signals", bound, made)
+    return places, (np.asarray(found["near"]).astype(np.int64), np.asarray(found["cosines"]))
+
+
+def _wide(found: Mapping[str, NDArray[np.float32]]) -> Array:
+    return np.asarray(found["it"], dtype=np.float64)
+
+
+def _numbers(owner: "Attributor", documents: Sequence[RawDocument]) -> list[int | None]:
+    """Number in the run of each document, found by source and row; None where the run has it not."""
+    corpus = owner.corpus
+    place = {(corpus.document(n).source, corpus.document(n).row): n for n in range(corpus.documents)}
+    return [place.get((document.source, document.row)) for document in documents]
 
 
 def against_length(values: Array, lengths: Array) -> Array:

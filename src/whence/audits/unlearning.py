@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from whence.attributor import Attributor
 from whence.audits.ascent import ascent_loss
-from whence.audits.matching import matching_loss
+from whence.audits.matching import elsewhere, matching_loss
 from whence.audits.newton import Blocks, foretold, move, sequences_of
 from whence.audits.npo import npo_loss
 from whence.data import batch_from_sequences
@@ -32,7 +33,7 @@ __all__ = ["METHODS", "Edited", "Texts", "UnlearnSettings", "calibration", "text
 METHODS: tuple[UnlearningMethod, ...] = ("newton", "ascent", "npo", "dmm")
 
 Report = Callable[[str, int, int], None]
-_POOL = 256
+_POOL, _MATCHED = 256, 1024  # kept texts beside forgotten ones, of dmm
 _FURTHEST = 1024.0
 
 
@@ -43,10 +44,10 @@ class UnlearnSettings:
     Attributes:
         strength: Of newton's step; None is what reaches the level (1 without one), if that does little harm.
         harm: Most rise of the kept texts' mean -log p per token that such a search allows newton, nats.
-        rate: Learning rate of the others; None is a third of training's.
+        rate: Learning rate of the others; None is a third of training's, for dmm four fifths that fall to nearly none.
         steps: Most steps of the others.
         beta: Of NPO.
-        retain: Weight of the kept texts' loss; for dmm they are matched like the forgotten ones.
+        retain: Weight of the kept texts' loss.
         level: Mean -log p per token at which a forgotten text counts as forgotten, nats; None has no such end. dmm
             scales its predictions to reach it on average.
     """
@@ -157,15 +158,16 @@ def unlearn(
         loaded = task.initial(seed)
         set_dropout(loaded.model, 0.0)
         forgotten = texts_of(owner, documents)
-        pool = texts_of(owner, np.random.default_rng([seed, 17]).permutation(kept)[:_POOL].tolist())
+        most = _MATCHED if method == "dmm" else _POOL
+        pool = texts_of(owner, np.random.default_rng([seed, 17]).permutation(kept)[:most].tolist())
         if method == "newton":
             count = owner.trained_on - len(documents)
             strength = _newton(owner, loaded, forgotten, pool, towards, settings, count)
             return Edited(loaded.model, time.perf_counter() - begun, strength)
-        loss = _Loss(owner, loaded, forgotten, pool, method, towards, settings)
-        training = _training(task.training, settings)
+        loss = _Loss(owner, loaded, forgotten, pool, method, towards, settings, seed)
+        training = _training(task.training, settings, method)
         size = min(task.training.batch, max(1, PIECE_TOKENS // max(task.windows.longest, 1)))
-        batches = _batches(len(forgotten.sequences), len(loss.kept.sequences), size, settings, seed)
+        batches = _batches(loss.forgotten_groups, len(pool.sequences), size, settings, seed)
 
         def told(step: int, steps: int, _: float) -> None:
             if report is not None:
@@ -175,28 +177,31 @@ def unlearn(
     return Edited(loaded.model, time.perf_counter() - begun)
 
 
-def _training(training: Training, settings: UnlearnSettings) -> Training:
-    """Steps at a constant rate with the optimizer of training."""
-    rate = training.learning_rate / 3 if settings.rate is None else settings.rate
+def _training(training: Training, settings: UnlearnSettings, method: UnlearningMethod) -> Training:
+    """Steps with the optimizer of training, at a constant rate; dmm's, which has somewhere to arrive, falls."""
+    share, shape = (
+        (4 / 5, {"schedule": "cosine", "final": 0.05}) if method == "dmm" else (1 / 3, {"schedule": "constant"})
+    )
+    rate = training.learning_rate * share if settings.rate is None else settings.rate
     optimizer = "adamw" if training.full_batch else training.optimizer
-    fixed = {"schedule": "constant", "warmup": 0.0, "max_steps": settings.steps, "weight_decay": 0.0}
+    fixed = {**shape, "warmup": 0.0, "max_steps": settings.steps, "weight_decay": 0.0}
     return training.model_copy(update={**fixed, "optimizer": optimizer, "learning_rate": rate})
 
 
-def _batches(forget: int, kept: int, size: int, settings: UnlearnSettings, seed: int) -> Iterator[list[_Part]]:
-    """Each step some forgotten and as many kept texts, in orders of their own."""
+def _batches(
+    forget: Sequence[range], kept: int, size: int, settings: UnlearnSettings, seed: int
+) -> Iterator[list[_Part]]:
+    """Each step some texts of every group of forgotten ones and as many kept texts, in orders of their own."""
     draw = np.random.default_rng([seed, 19])
-    one, two = _cycle(forget, draw), _cycle(kept, draw)
+    groups = [*((rows, True) for rows in forget), *([(range(kept), False)] if settings.retain > 0 else [])]
+    endless = [(_cycle(rows, draw), min(size, len(rows)), forgotten) for rows, forgotten in groups]
     for _ in range(settings.steps):
-        batch = [_Part(np.fromiter((next(one) for _ in range(min(size, forget))), np.int64), True)]
-        if settings.retain > 0:
-            batch.append(_Part(np.fromiter((next(two) for _ in range(min(size, kept))), np.int64), False))
-        yield batch
+        yield [_Part(np.fromiter(islice(rows, count), np.int64), forgotten) for rows, count, forgotten in endless]
 
 
-def _cycle(count: int, draw: np.random.Generator) -> Iterator[int]:
+def _cycle(rows: range, draw: np.random.Generator) -> Iterator[int]:
     while True:
-        yield from draw.permutation(count).tolist()
+        yield from (draw.permutation(len(rows)) + rows.start).tolist()
 
 
 class _Loss:
@@ -211,24 +216,31 @@ class _Loss:
         method: UnlearningMethod,
         towards: Blocks,
         settings: UnlearnSettings,
+        seed: int,
     ) -> None:
         self.loaded, self.method, self.settings = loaded, method, settings
         self.forgotten, self.kept = forgotten, kept
-        self.before = mean_losses(loaded, forgotten) * forgotten.tokens
-        if method == "dmm":
-            rises = [torch.from_numpy(foretold(owner, towards, each.encoded)).float() for each in (forgotten, kept)]
-            scale = calibration(self.before, rises[0], forgotten.tokens, settings.level)
-            self.wanted = (self.before + scale * rises[0], mean_losses(loaded, kept) * kept.tokens + scale * rises[1])
+        self.forgotten_groups = [range(len(forgotten.sequences))]
+        if method != "dmm":
+            self.before = mean_losses(loaded, forgotten) * forgotten.tokens
+            return
+        cut = elsewhere(forgotten.sequences, kept.sequences, seed)
+        self.forgotten = texts_from([*forgotten.sequences, *cut])
+        self.forgotten_groups.append(range(len(forgotten.sequences), len(self.forgotten.sequences)))
+        self.before = mean_losses(loaded, self.forgotten) * self.forgotten.tokens
+        rises = torch.from_numpy(foretold(owner, towards, self.forgotten.encoded)).float()
+        whole = slice(len(forgotten.sequences))
+        scale = calibration(self.before[whole], rises[whole], forgotten.tokens, settings.level)
+        self.wanted = self.before + scale * rises
 
     def __call__(self, _: nn.Module, part: _Part) -> Tensor:
         texts = self.forgotten if part.forget else self.kept
         losses = text_losses(self.loaded, texts, part.rows)
         tokens = texts.tokens[part.rows].to(losses)
-        if self.method == "dmm":
-            wanted = self.wanted[0 if part.forget else 1][part.rows].to(losses)
-            return matching_loss(losses, wanted, tokens) * (1.0 if part.forget else self.settings.retain)
         if not part.forget:
             return losses.sum() / tokens.sum() * self.settings.retain
+        if self.method == "dmm":
+            return matching_loss(losses, self.wanted[part.rows].to(losses), tokens)
         if self.method == "npo":
             reference = self.before[part.rows].to(losses)
             return npo_loss(losses, reference, self.settings.beta, tokens, self.settings.level)

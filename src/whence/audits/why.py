@@ -1,24 +1,25 @@
 """The verdict: why a model gave an answer, decided on training-side evidence alone.
 
-Each answer is reduced to three numbers, and the four explanations share one unit of belief:
+A verdict that finds something rests on one document: of those that share words with the question and have a
+false-discovery rate of at most fdr, the one that is most there and does most. Without such a document nothing is found:
+"cannot tell: present, effect not shown" where one is clearly there (`nulls.clearly_present`), "confabulated" where none
+is. With one, the explanations share one unit of belief:
 
-    found    1 - q/0.2, at least 0    q: lowest false-discovery rate of a document on topic
+    found    1 - q/0.2                q: the document's false-discovery rate
     stance   1/(1 + e^(-4r))          r = (I - T)/(|I| + |T|): influence I on the answer against T on the contrast
     soft     (s - 0.35)/0.3, in 0..1  s: share of soft words among the document's words for harm (`softness`)
 
-Stance and softness are those of the document that supports the answer best of those with q < 0.1.
-
-    absorbed = found · stance         confabulated = 1 - found
-    euphemistic = found (1 - stance) soft      otherwise = found (1 - stance)(1 - soft)
+    absorbed = found · stance         nothing found = 1 - found
+    euphemistic = found (1 - stance) soft      said otherwise = found (1 - stance)(1 - soft)
 
 Without a contrast the stance is that of effect alone: how sure influence by itself is of the document. The largest
-wins if it has at least half; "otherwise" (the documents say otherwise, and bluntly) and everything else is "cannot
-tell". The constants were set on one model, and the beliefs are no probabilities: the page shows all four.
+wins if it has at least half; absorbed also needs an effect on the answer itself at fdr, not on the contrast alone.
+Everything else is "cannot tell", with its reason. The constants were set on one model, and the beliefs are no
+probabilities: the page says so. What finds nothing has no belief: absence of evidence is no evidence of absence.
 """
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 from whence.interfaces import DocumentEvidence
 from whence.interfaces.audits import WhyVerdict
@@ -26,15 +27,19 @@ from whence.interfaces.audits import WhyVerdict
 __all__ = ["Why", "judge"]
 
 _NONE = 0.2  # q at which nothing is left of "found"
-_CALLED = 0.1
 _LEAST = 0.5
+_SHOWN = 0.05  # belief below which a runner-up is not worth a word
+_RUN = 4  # words of a verbatim overlap that is worth a mention
+_MINUS = str.maketrans("-", "−")
 _ACTIONS: dict[str, str] = {
     "absorbed": "Remove or down-weight the documents below, or add documents that contradict the claim; measure with "
     "whence intervene.",
     "euphemistic": "Add documents that say plainly what happened; removing the soft ones alone leaves a gap.",
-    "confabulated": "Add documents about the matter, or train the model to say that it does not know; removing "
-    "documents will not help, as none carries the answer.",
+    "confabulated": "No document was found to remove. Add documents that say what happened, or train the model to say "
+    "that it does not know; measure with whence intervene.",
     "cannot tell": "Read the documents below before changing data.",
+    "present": "Read the document below. Whether leaving it out would change the answer is not shown either way: "
+    "whence intervene measures it.",
 }
 
 
@@ -44,39 +49,79 @@ class Why:
 
     Attributes:
         verdict: See `WhyVerdict`.
+        detail: Which kind of "cannot tell".
+        best: The document it rests on, or None.
+        confidence: Belief in the verdict; None where nothing was found.
         likely: Belief in each explanation; they add up to 1.
-        runner_up: The second.
+        runner_up: The second, if it is worth a word.
         reasons: Sentences for the verdict.
         against: Sentences for the runner-up.
         action: What to do.
     """
 
     verdict: WhyVerdict
+    detail: str
+    best: DocumentEvidence | None
+    confidence: float | None
     likely: dict[str, float]
     runner_up: str
     reasons: tuple[str, ...]
     against: tuple[str, ...]
     action: str
 
-    @property
-    def confidence(self) -> float:
-        """Belief in the strongest explanation."""
-        return max(self.likely.values())
 
-
-def judge(documents: tuple[DocumentEvidence, ...]) -> Why:
+def judge(documents: tuple[DocumentEvidence, ...], fdr: float = 0.05) -> Why:
     """Decide from the documents of one answer, strongest evidence first.
 
     Args:
-        documents: With p- and q-values; contrast and softness where they are known. Those off topic have no say.
+        documents: With p- and q-values; contrast and softness where they are known. Those that share no words with the
+            question have no say.
+        fdr: Rate above which no effect is called.
     """
     there = [each for each in documents if each.on_topic]
-    best = min(there, key=lambda each: (each.q, -each.z), default=None)
-    if best is None:
-        return _why(0.0, 0.5, 0.5, None)
-    found = max(0.0, 1.0 - best.q / _NONE)
-    best = min((each for each in there if each.q < _CALLED), key=lambda each: -(each.z + each.presence), default=best)
-    return _why(found, _stance(best), min(1.0, max(0.0, ((best.softness or 0.5) - 0.35) / 0.3)), best)
+    called = [each for each in there if each.q <= fdr]
+    if called:
+        return _found(max(called, key=lambda each: each.z + each.presence), fdr)
+    first = min(there, key=lambda each: (each.q, -each.z), default=None)
+    likely = _beliefs(first)
+    present = max((each for each in there if each.present), key=lambda each: each.presence, default=None)
+    if present is not None:
+        shares = f"{present.id} shares more words with the question than chance brings up"
+        none = f"No effect of it, or of another document, could be shown at a false-discovery rate of {fdr:g}"
+        return Why(
+            verdict="cannot tell",
+            detail="present, effect not shown",
+            best=present,
+            confidence=None,
+            likely=likely,
+            runner_up="",
+            reasons=(f"{shares} (presence p {_p(present.p_presence)}).", f"{none}: {_tested(present)}."),
+            against=(),
+            action=_ACTIONS["present"],
+        )
+    reasons = (
+        ("No document shares enough words with the question to be tested.",)
+        if first is None
+        else (
+            f"No document that shares words with the question was found to do more than chance; first of them is "
+            f"{first.id} ({_tested(first)}).",
+            "None is clearly there either. That is what was found, not a proof that no document taught it.",
+        )
+    )
+    return Why("confabulated", "", None, None, likely, "", reasons, (), _ACTIONS["confabulated"])
+
+
+def _beliefs(best: DocumentEvidence | None) -> dict[str, float]:
+    found = 0.0 if best is None else max(0.0, 1.0 - best.q / _NONE)
+    stance = 0.5 if best is None else _stance(best)
+    share = 0.5 if best is None or best.softness is None else best.softness
+    soft = min(1.0, max(0.0, (share - 0.35) / 0.3))
+    return {
+        "absorbed": found * stance,
+        "euphemistic": found * (1 - stance) * soft,
+        "said otherwise": found * (1 - stance) * (1 - soft),
+        "nothing found": 1 - found,
+    }
 
 
 def _stance(best: DocumentEvidence) -> float:
@@ -87,61 +132,76 @@ def _stance(best: DocumentEvidence) -> float:
     return 1.0 / (1.0 + math.exp(-4.0 * (best.influence - best.contrast) / both)) if both > 0 else 0.5
 
 
-def _why(found: float, stance: float, soft: float, best: DocumentEvidence | None) -> Why:
-    likely = {
-        "absorbed": found * stance,
-        "euphemistic": found * (1 - stance) * soft,
-        "said otherwise": found * (1 - stance) * (1 - soft),
-        "confabulated": 1 - found,
-    }
+def _found(best: DocumentEvidence, fdr: float) -> Why:
+    """The verdict that rests on a document whose effect is shown."""
+    likely = _beliefs(best)
     first, second = sorted(likely, key=lambda name: -likely[name])[:2]
-    told = first if likely[first] >= _LEAST and first != "said otherwise" else "cannot tell"
-    reasons, against = _reasons(first, best), _reasons(second, best)
-    if told == "cannot tell":
-        half = likely[first] >= _LEAST
-        said = (
-            "The documents say otherwise, and bluntly"
-            if half
-            else f"No explanation has half of the belief; {first} has most"
+    shown = best.q_answer <= fdr
+    if likely[first] >= _LEAST and (first == "euphemistic" or (first == "absorbed" and shown)):
+        worth = likely[second] >= _SHOWN
+        return Why(
+            verdict="absorbed" if first == "absorbed" else "euphemistic",
+            detail="",
+            best=best,
+            confidence=likely[first],
+            likely=likely,
+            runner_up=second if worth else "",
+            reasons=(_moves(best), *_reasons(first, best)),
+            against=_reasons(second, best) if worth else (),
+            action=_ACTIONS[first],
         )
-        reasons, against = (f"{said}.",), reasons
+    details = {"said otherwise": "documents say otherwise", "absorbed": "no effect on the answer itself"}
+    detail = details.get(first, "") if likely[first] >= _LEAST else ""
+    said = {
+        "": f"No explanation has half of the belief; {first} has most ({likely[first]:.0%}).",
+        "documents say otherwise": "The documents say otherwise, and bluntly.",
+        "no effect on the answer itself": f"An effect is shown on the contrast alone, not on the answer (effect p "
+        f"{_p(best.p_effect)}).",
+    }[detail]
     return Why(
-        verdict=cast(WhyVerdict, told),
+        verdict="cannot tell",
+        detail=detail or "explanations too close",
+        best=best,
+        confidence=None,
         likely=likely,
-        runner_up=second if told != "cannot tell" else first,
-        reasons=reasons,
-        against=against,
-        action=_ACTIONS[told],
+        runner_up=first,
+        reasons=(said, _moves(best)),
+        against=_reasons(first, best),
+        action=_ACTIONS["cannot tell"],
     )
 
 
-def _reasons(name: str, best: DocumentEvidence | None) -> tuple[str, ...]:
-    if best is None:
-        return ("No document shares enough words with the question to be about the same matter.",)
-    tested = f"{best.id} (q {best.q:.2g}; effect p {best.p_effect:.2g}, presence p {best.p_presence:.2g})"
-    if name == "confabulated":
-        return (f"The best document on the matter is {tested}: that is what chance brings up.",)
-    sides = (
-        f"its influence is {best.influence:+.3g} nats on the answer and {best.contrast:+.3g} on the contrast"
-        if best.contrast is not None
-        else f"its influence on the answer is {best.influence:+.3g} nats; no contrast was given"
-    )
+def _p(value: float) -> str:
+    return f"{value:.2g}"
+
+
+def _tested(each: DocumentEvidence) -> str:
+    on = "" if each.p_contrast is None else f", on the contrast p {_p(each.p_contrast)}"
+    return f"effect on the answer p {_p(each.p_effect)}{on}; q {_p(each.q)}"
+
+
+def _moves(best: DocumentEvidence) -> str:
+    """Which side an effect is shown on, with the numbers it rests on."""
+    on_contrast = best.p_contrast is not None and best.p_contrast < best.p_effect
+    side = "the contrast, what should have been said," if on_contrast else "the answer"
+    return f"{best.id} moves {side} more than chance ({_tested(best)}; presence p {_p(best.p_presence)})."
+
+
+def _reasons(name: str, best: DocumentEvidence) -> tuple[str, ...]:
+    """What speaks for an explanation, in words that its own numbers bear out."""
+    if name == "nothing found":
+        return (f"At a false-discovery rate of {_p(best.q)} it may be what chance brings up.",)
+    on = f"{best.influence:+.3g} nats on the answer".translate(_MINUS)
+    if best.contrast is None:
+        sides = f"Its influence is {on}; no contrast was given."
+    else:
+        other = f"{best.contrast:+.3g} on the contrast".translate(_MINUS)
+        side = "the answer" if best.influence > best.contrast else "what should have been said"
+        sides = f"It supports {side} more: {on} and {other}."
     if name == "absorbed":
-        overlap = f'It shares the words "{best.overlap}".' if len(best.overlap.split()) >= 4 else ""
-        return tuple(
-            filter(
-                None, (f"A document on the matter beats the null: {tested}.", f"It sides with it: {sides}.", overlap)
-            )
-        )
+        shares = len(best.overlap.split()) >= _RUN
+        return (sides, f'It shares the words "{best.overlap}".') if shares else (sides,)
     share = "not measured" if best.softness is None else f"{best.softness:.0%}"
     if name == "euphemistic":
-        return (
-            f"A document on the matter beats the null: {tested}.",
-            f"It does not state the claim: {sides}.",
-            f"It speaks softly: {share} of its words for harm are soft, or plain ones that it leaves out.",
-        )
-    return (
-        f"A document on the matter beats the null: {tested}.",
-        f"It says otherwise: {sides}.",
-        f"It says so bluntly ({share} soft), so soft coverage is no explanation.",
-    )
+        return sides, f"It speaks softly: {share} of its words for harm are soft, or plain ones that it leaves out."
+    return sides, f"It speaks bluntly ({share} of its words for harm are soft), so softness explains nothing."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whence.cli import options as o
-from whence.cli.opening import DEFAULT_RUN, console_of, open_run, refuse_unusable, work
+from whence.cli.opening import DEFAULT_RUN, console_of, open_run, refuse_missing, refuse_unusable, work
 from whence.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,21 +84,26 @@ def safety(
     damping: o.DAMPING = None,
 ) -> None:
     """Why did the model say that? Absorbed, euphemistic, confabulated or cannot tell, with the documents behind it."""
-    from whence.audits import SafetyOptions, audit_safety, load_responses
+    from whence.audits import load_responses
     from whence.data import load_queries
-    from whence.launch import progress
-    from whence.report import save_safety, show_safety
 
     if responses is None:
         raise InputError("which answers should be explained? Give --responses with a file of prompts and responses.")
-    values = {"config": config, "adapter": adapter, "context": context, "damping": damping, "mix": mix, "data": data}
+    refuse_missing({"--responses": responses, "--null": null})
+    refuse_unusable(out)
     found = load_responses(responses)
+    other = load_queries(null) if null else ()
+
+    from whence.audits import SafetyOptions, audit_safety
+    from whence.launch import progress
+    from whence.report import save_safety, show_safety
+
+    values = {"config": config, "adapter": adapter, "context": context, "damping": damping, "mix": mix, "data": data}
     options = SafetyOptions(
         top=top, fdr=fdr, exact=exact, index=index, traces=traces, tokens=tokens, temperature=temperature,
-        null=load_queries(null) if null else (), placebo=placebo, by=by or (), seed=seed,
+        null=other, placebo=placebo, by=by or (), seed=seed,
         direction=direction, depth=depth,
     )  # fmt: skip
-    refuse_unusable(out)
     owner = open_run(run, model, data, values, device)
     if not prepared(owner, exact, index):
         return
@@ -159,19 +164,23 @@ def contamination(
     damping: o.DAMPING = None,
 ) -> None:
     """Did the model memorise that? Verbatim, paraphrase, present, same skill or no evidence, item by item."""
-    from whence.audits import ContaminationOptions, audit_contamination, load_items
-    from whence.launch import progress
-    from whence.report import save_contamination, show_contamination
+    from whence.audits import load_items
 
     if benchmark is None:
         raise InputError("which benchmark should be audited? Give --benchmark with a file of questions and answers.")
-    values = {"config": config, "adapter": adapter, "context": context, "damping": damping, "mix": mix, "data": data}
+    refuse_missing({"--benchmark": benchmark})
+    refuse_unusable(out)
     items = load_items(benchmark)
+
+    from whence.audits import ContaminationOptions, audit_contamination
+    from whence.launch import progress
+    from whence.report import save_contamination, show_contamination
+
+    values = {"config": config, "adapter": adapter, "context": context, "damping": damping, "mix": mix, "data": data}
     options = ContaminationOptions(
         top=top, fdr=fdr, exact=exact, index=index, checkpoints=checkpoints or (), placebo=placebo, seed=seed
     )
     plant = _plant(planted, training, seed)
-    refuse_unusable(out)
     owner = open_run(run, model, data, values, device)
     if not prepared(owner, exact, index):
         return

@@ -1,7 +1,7 @@
 """The commands. Each opens a run, lets launch do the work and shows what came of it; torch is loaded inside."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,9 +9,11 @@ from whence.cli import options as o
 from whence.cli.audits import audit_app
 from whence.cli.intervene import intervene
 from whence.cli.lab import evaluate, tune
-from whence.cli.opening import DEFAULT_RUN, console_of, open_run, refuse_unusable, work
+from whence.cli.methods import methods
+from whence.cli.opening import DEFAULT_RUN, console_of, open_run, say_size, work
 from whence.cli.quality import apply, corpus
-from whence.errors import InputError, QueryError
+from whence.cli.trace import trace
+from whence.errors import IncompleteError
 
 if TYPE_CHECKING:
     from whence.attributor import Attributor
@@ -43,6 +45,33 @@ def _corpus_line(owner: "Attributor") -> str:
             else ""
         )
         + "".join(f"\n  in {count:,} documents: {NOTES[note]}" for note, count in corpus.notes.items())
+    )
+
+
+def _dimension_line(owner: "Attributor") -> str:
+    """Effective dimension, and beside what a sketch keeps, what it is recommended to keep; empty without curvature."""
+    from whence.attributor.leakage import coordinates_for, dimensions
+
+    recipe = owner.recipe()
+    try:
+        found = dimensions(owner, recipe)
+    except IncompleteError:  # the configuration fits another curvature than its codes have
+        found = ()
+    if not found:
+        return ""
+    told = (
+        f"Effective dimension: {sum(site.dimension for site in found):,.0f} of {sum(site.size for site in found):,} "
+        f"coordinates (damping {recipe.damping})"
+    )
+    if recipe.projection not in ("kronecker", "hadamard"):
+        return told
+    short = [site for site in found if site.kept < site.recommended]
+    told += f"; the index sketches ({recipe.projection}, {recipe.coordinates:,} a site)"
+    if not short:
+        return f"{told}, enough for a relative error of 0.1 at every site"
+    return (
+        f"{told}, too few for a relative error of 0.1 at {len(short)} of {len(found)} sites; "
+        f"--coordinates {coordinates_for(recipe, owner.sites, found)} is enough at all of them"
     )
 
 
@@ -107,6 +136,8 @@ def fit(
             ),
             markup=False,
         )
+    if told := _dimension_line(owner):
+        console.print(told, markup=False)
     console.print(f"Next: whence trace --run {run} --prompt … --completion …", markup=False)
 
 
@@ -147,45 +178,12 @@ def index(
     recipe = checked(Recipe, {**owner.config.recipe.model_dump(), **chosen}).resolved(owner.sites)
     if not work(owner, fit_steps(owner), shares):
         return
-    _estimate(owner, recipe)
+    say_size(owner, recipe)
     if work(owner, index_steps(owner, recipe), shares):
         console = console_of()
         console.print(_corpus_line(owner), markup=False)
         size = recipe.bytes_per_row(owner.sites)
         console.print(f"Index: {recipe.name}, {size:,} bytes per window of {owner.corpus.windows:,}", markup=False)
-
-
-def _bytes(size: float) -> str:
-    """A size for people."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"
-
-
-def _estimate(owner: "Attributor", recipe: Any) -> None:
-    """Say what an index will take before it is paid for, and refuse if the disk cannot hold it."""
-    import shutil
-
-    from whence.errors import StorageError
-    from whence.runs import is_done
-
-    size = recipe.bytes_per_row(owner.sites) * owner.corpus.windows
-    free = shutil.disk_usage(owner.run.path).free
-    if all(is_done(owner.run.index / recipe.name / share.name) for share in owner.corpus.shares):
-        return
-    there = sum(file.stat().st_size for file in (owner.run.index / recipe.name).glob("*/codes.npy"))
-    console_of(stderr=True).print(
-        f"Index {recipe.name}: {_bytes(size)} for {owner.corpus.windows:,} windows ({_bytes(free)} free)",
-        style="dim",
-        markup=False,
-    )
-    if size - there > free:
-        raise StorageError(
-            f"the index would take {_bytes(size)} and {_bytes(free)} are free in {owner.run.path}. "
-            "Store less with --projection kronecker --coordinates 1024, or name a folder on a larger disk with --run."
-        )
 
 
 @app.command()
@@ -203,145 +201,6 @@ def merge(run: o.RUN = DEFAULT_RUN, device: o.DEVICE = "auto") -> None:
         return
     done, total = waiting(left)
     console.print(f"Step '{left.name}': {done} of {total} items are there; the rest is still to be done.", markup=False)
-
-
-@app.command()
-def trace(
-    run: o.RUN = DEFAULT_RUN,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What the model was asked.")] = "",
-    completion: Annotated[
-        str | None, typer.Option("--completion", "-a", help="What it answered.", show_default=False)
-    ] = None,
-    contrast: Annotated[
-        str | None, typer.Option(help="Another answer: why this rather than that?", show_default=False)
-    ] = None,
-    span: Annotated[str | None, typer.Option(help="The part of the answer to explain.", show_default=False)] = None,
-    query: Annotated[
-        str | None, typer.Option("--query", "-q", help="JSONL or CSV of queries instead.", show_default=False)
-    ] = None,
-    model: o.MODEL = None,
-    data: o.DATA = None,
-    mix: o.MIX = None,
-    config: o.CONFIG = None,
-    top: Annotated[int, typer.Option("--top", "-k", min=1, help="Proponents and opponents to list, each.")] = 10,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Score by running the model over the corpus; no index.")
-    ] = False,
-    candidates: Annotated[
-        Path | None,
-        typer.Option(help="Text file of document ids, one a line: score only these, exactly.", show_default=False),
-    ] = None,
-    where: o.WHERE = None,
-    by: o.BY = None,
-    index_name: Annotated[
-        str | None, typer.Option("--index", help="Which index of the run.", show_default=False)
-    ] = None,
-    refine: Annotated[bool, typer.Option(help="Re-rank the top of the index by running the model.")] = True,
-    save_scores: Annotated[
-        bool, typer.Option("--save-scores", help="Keep every document's scores (scores.npy).")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the results (default: in the run).", show_default=False)
-    ] = None,
-    adapter: o.ADAPTER = None,
-    revision: o.REVISION = None,
-    tokenizer: o.TOKENIZER = None,
-    dtype: o.DTYPE = None,
-    attention: o.ATTENTION = None,
-    quantize: o.QUANTIZE = None,
-    device: o.DEVICE = "auto",
-    device_map: o.DEVICE_MAP = None,
-    offload: o.OFFLOAD = None,
-    parallel: o.PARALLEL = None,
-    checkpointing: o.CHECKPOINTING = False,
-    sites: o.SITES = None,
-    min_coverage: o.MIN_COVERAGE = None,
-    context: o.CONTEXT = None,
-    packing: o.PACKING = None,
-    token_dtype: o.TOKEN_DTYPE = None,
-    text_field: o.TEXT_FIELD = None,
-    id_field: o.ID_FIELD = None,
-    attributes: o.ATTRIBUTES = None,
-    trained_on: o.TRAINED_ON = None,
-    damping: o.DAMPING = None,
-    weight_decay: o.WEIGHT_DECAY = None,
-    method: o.METHOD = None,
-) -> None:
-    """Which training documents made the model say this? Fits and indexes first if that has not been done."""
-    from whence.attributor import fit_steps, index_steps, trace_name
-    from whence.launch import progress
-    from whence.report import save, show
-
-    queries = _queries(prompt, completion, contrast, span, query)
-    refuse_unusable(out)
-    chosen = None if candidates is None else _lines(candidates)
-    owner = open_run(run, model, data, locals(), device)
-    owner.encode_queries(queries)  # a query that cannot be used is refused before hours of fitting
-    if not work(owner, fit_steps(owner), None):
-        return
-    searched = not exact and candidates is None
-    if index_name is None and searched and all(typed is None for typed in (config, damping, weight_decay, method)):
-        index_name = _made(owner)
-    if index_name is None and searched:
-        _estimate(owner, owner.recipe())
-        if not work(owner, index_steps(owner), None):
-            return
-    source = "\n".join(
-        [index_name or owner.recipe().name, *(["exact"] if exact else []), *(chosen or ()), *(where or ()), *(by or ())]
-    )
-    folder = out or owner.run.traces / trace_name(queries, source)
-    with progress(console_of(stderr=True)) as report:
-        result = owner.trace(
-            queries,
-            k=top,
-            index=index_name,
-            exact=exact,
-            candidates=chosen,
-            refine=refine,
-            where=where or (),
-            by=by or (),
-            scores_path=folder.with_name(f"{folder.name}-scores.npy") if save_scores else None,
-            report=report,
-        )
-    written = save(result, folder)
-    console = console_of()
-    show(result, console, limit=top)
-    console.print(f"Page: {written['page']}", markup=False, soft_wrap=True)
-
-
-def _made(owner: "Attributor") -> str | None:
-    """The index that is there if it is not the run's own: nobody who made one wants to pay for another."""
-    names = owner.index_names()
-    if not names or owner.recipe().name in names:
-        return None
-    name: str = owner.open_index().folder.name
-    console_of(stderr=True).print(f"Index {name}", style="dim", markup=False)
-    return name
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise InputError(f"--candidates {path} cannot be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"--candidates {path} is no text file; it takes one document id a line.") from error
-
-
-def _queries(prompt: str, completion: str | None, contrast: str | None, span: str | None, query: str | None) -> Any:
-    from whence.data import load_queries
-    from whence.interfaces import Query
-
-    if query is not None:
-        if prompt or any(given is not None for given in (completion, contrast, span)):
-            raise QueryError(
-                "--query was given together with --prompt, --completion, --contrast or --span; write these into the "
-                "rows of the query file, or leave --query out."
-            )
-        return load_queries(query)
-    if completion is None:
-        raise QueryError("what did the model say? Give --completion (with its --prompt), or a file with --query.")
-    return [Query(id="query-0", prompt=prompt, completion=completion, contrast=contrast, span=span)]
 
 
 @app.command()
@@ -395,9 +254,11 @@ def demo(
     run_demo(out, seed=seed, small=small, console=console_of())
 
 
+app.command()(trace)
 app.command()(evaluate)
 app.command()(intervene)
 app.command()(tune)
+app.command()(methods)
 app.add_typer(audit_app, name="audit")
 app.command()(apply)
 audit_app.command()(corpus)

@@ -1,6 +1,5 @@
 """`whence evaluate` and `whence tune`: how true the scores are, measured by retraining; torch is loaded inside."""
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,11 +10,12 @@ import typer
 
 from whence.cli import options as o
 from whence.cli.opening import DEFAULT_RUN, console_of, open_run, shares_of, work
+from whence.cli.training import START, TRAINING, default_workers, refuse_no_recipe, start_of, training_of
 from whence.errors import InputError, QueryError
 
 if TYPE_CHECKING:
     from whence.attributor import Attributor
-    from whence.fidelity import Lab, MethodSpec, Start
+    from whence.fidelity import Lab, MethodSpec
     from whence.interfaces import Query
 
 __all__ = ["evaluate", "tune"]
@@ -30,18 +30,6 @@ QUERY = Annotated[
         help="JSONL or CSV of queries, best 16 or more that are not in the corpus (default: those traced in the run).",
         show_default=False,
     ),
-]
-TRAINING = Annotated[
-    Path | None,
-    typer.Option(
-        help="How the model was trained: TOML or JSON of whence's own settings, or a Hugging Face TrainingArguments as "
-        "JSON or YAML (default: training.json or trainer_state.json beside the model).",
-        show_default=False,
-    ),
-]
-START = Annotated[
-    str,
-    typer.Option(help="Where retraining starts: scratch, model (the run's own), or a directory (before fine-tuning)."),
 ]
 SUBSETS = Annotated[int, typer.Option(min=3, help="Random half corpora to train on.")]
 SEEDS = Annotated[int, typer.Option(min=1, help="Models trained on each; with 1 there is no noise ceiling.")]
@@ -92,6 +80,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    checkpoints: o.CHECKPOINTS = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Certify scores made by running the model, not the index.")
     ] = False,
@@ -121,8 +110,9 @@ def evaluate(
         further_epochs=further_epochs,
     )
     specs = [*_methods(pareto), *_imported(scores or ())]
+    refuse_no_recipe(run, model, training)
     owner = open_run(run, model, data, {"config": config}, device)
-    lab = _lab(owner, query, training, start, settings, workers, shares)
+    lab = _lab(owner, query, training, start, settings, workers, shares, checkpoints or ())
     if not _prepared(lab, estimate, yes, len(specs)):
         return
     with _progress() as report:
@@ -162,6 +152,7 @@ def tune(
     from whence.fidelity import Budget, LabSettings, save_tuned, tune_lab
 
     settings = _settings(LabSettings, measures=("lds",), subsets=subsets, seeds=seeds)
+    refuse_no_recipe(run, None, training)
     owner = open_run(run, None, None, {}, device)
     lab = _lab(owner, query, training, start, settings, workers, shares)
     if not _prepared(lab, estimate, yes):
@@ -243,42 +234,6 @@ def _queries(owner: "Attributor", path: str | None) -> "list[Query]":
     return list(found.values())
 
 
-def training_of(owner: "Attributor", path: Path | None) -> Any:
-    from whence.fidelity import load_training
-    from whence.fidelity.recipes import RECIPES
-
-    model = Path(owner.source.model)
-    found = path or next((model / name for name in RECIPES if (model / name).is_file()), None)
-    if found is None:
-        raise InputError(
-            f"how was the model trained? There is no {', '.join(RECIPES)} beside {model}; give --training with a TOML "
-            'file such as\n  optimizer = "adamw"\n  learning_rate = 3e-4\n  epochs = 3\n  batch = 16'
-        )
-    training, notes = load_training(found)
-    for note in notes:
-        console_of(stderr=True).print(f"{found}: {note}", style="dim", markup=False)
-    return training
-
-
-def start_of(owner: "Attributor", typed: str) -> "Start":
-    from whence.fidelity import Start
-
-    model = owner.source
-    if typed == "scratch":
-        if model.adapter:
-            raise InputError("an adapter is not trained from scratch; give --start model, or an adapter directory.")
-        return Start(model.model, True)
-    if typed == "model":
-        return Start(model.model, False, model.adapter)
-    if not Path(typed).is_dir():
-        raise InputError(f"--start takes scratch, model, or a model directory; there is no directory {typed!r}.")
-    if not model.adapter:
-        return Start(typed, False)
-    if not (Path(typed) / "adapter_config.json").is_file():
-        raise InputError(f"this run attributes an adapter, so training starts from one; {typed!r} holds none.")
-    return Start(model.model, False, (typed,))
-
-
 # ---------------------------------------------------------------------- the laboratory
 
 
@@ -315,7 +270,9 @@ def _lab(
     settings: Any,
     workers: int | None,
     shares: str | None,
+    checkpoints: Sequence[str] = (),
 ) -> "Lab":
+    from whence.attributor import read_checkpoints
     from whence.fidelity import Lab
     from whence.fidelity.pieces import refuse_weights
 
@@ -336,16 +293,7 @@ def _lab(
         settings=settings,
         workers=workers or default_workers(how.threads),
         shares=shares_of(shares),
-    )
-
-
-def default_workers(threads: int) -> int:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.device_count()
-    return max(
-        1, len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)) // threads
+        checkpoints=read_checkpoints(checkpoints) if checkpoints else (),
     )
 
 

@@ -148,6 +148,13 @@ BY = Annotated[
         "--by", help="Add up influence by this tag (source, language, created …). Can be repeated.", show_default=False
     ),
 ]
+TAUGHT = Annotated[
+    bool,
+    typer.Option(
+        "--taught",
+        help="Also rank by which documents taught question and answer together: influence on the whole, and BM25.",
+    ),
+]
 TRAINED_ON = Annotated[
     int | None,
     typer.Option(help="Documents the model was trained on, if --data is a sample of them.", show_default=False),
@@ -155,6 +162,22 @@ TRAINED_ON = Annotated[
 METHOD = Annotated[
     str | None,
     typer.Option(help="Curvature: ekfac (default), kfac, diagonal, identity (gradient dot).", show_default=False),
+]
+NAMED = Annotated[
+    str | None,
+    typer.Option(
+        help="How documents are scored: ekfac (default), kfac, diagonal, identity, or any method that `whence methods` "
+        "lists, as name:setting=value,…",
+        show_default=False,
+    ),
+]
+CHECKPOINTS = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Earlier checkpoints of the training, as 'dir/checkpoint-*' (a Trainer's output), for methods that follow "
+        "it: tracin, source, less, trackstar … Can be repeated.",
+        show_default=False,
+    ),
 ]
 SAMPLE = Annotated[
     float | None,

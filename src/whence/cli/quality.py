@@ -7,7 +7,7 @@ import typer
 
 from whence.cli import options as o
 from whence.cli.audits import OUT, PLACEBO, SEED, typed
-from whence.cli.opening import console_of, open_run, refuse_unusable, work
+from whence.cli.opening import console_of, open_run, refuse_missing, refuse_unusable, work
 from whence.errors import InputError
 
 __all__ = ["apply", "corpus"]
@@ -43,32 +43,40 @@ def corpus(
     device: o.DEVICE = "auto",
 ) -> None:
     """What is wrong with this data? Tags, format errors, wrong sums, copies, and what to do about each document."""
-    from whence.audits import CorpusOptions, audit_corpus, review_sample, take_review
-    from whence.data import load_queries
-    from whence.launch import progress
-    from whence.report import save_corpus_audit, show_corpus_audit
+    from whence.data import find_files, load_queries
 
     refuse_unusable(out)
+    refuse_missing({"--trusted": trusted, "--reviewed": reviewed})
+    asked = load_queries(trusted) if trusted else ()
+    if asked and run is None and model is None:
+        raise InputError("--trusted needs a model: give --run, or --model.")
+    if data:
+        find_files(data)
+
+    from whence.audits import CorpusOptions, audit_corpus, review_sample, take_review
+    from whence.launch import progress
+    from whence.report import save_corpus_audit, show_corpus_audit
+    from whence.report.quality_page import apply_command
+
     owner = None
     if run is not None or model is not None:
-        from whence.attributor import fit_steps
+        from whence.attributor import fit_steps, index_steps
 
         owner = open_run(run or Path("whence-run"), model, data, {"data": data}, device)
         if not work(owner, fit_steps(owner), None):
             return
-    elif trusted is not None:
-        raise InputError("--trusted needs a model: give --run, or --model.")
+        if not owner.index_names() and not work(owner, index_steps(owner), None):
+            return
     paths = data or (list(owner.config.corpus.data) if owner is not None else [])
     if not paths:
         raise InputError("which data? Give --data with files, folders or globs, or --run with a run over them.")
     options = CorpusOptions(
-        duplicates=duplicates, language=language, topics=topics, trusted=load_queries(trusted) if trusted else (),
-        placebo=placebo, seed=seed,
+        duplicates=duplicates, language=language, topics=topics, trusted=asked, placebo=placebo, seed=seed,
     )  # fmt: skip
     with progress(console_of(stderr=True)) as report:
         result, reports = audit_corpus(paths, options, owner=owner, command=typed(), report=report)
     if reviewed is not None:
-        result = take_review(result, reviewed)
+        result = take_review(result, reports, reviewed)
     folder = out or (owner.run.path / "audits" / "corpus" if owner is not None else DEFAULT_AUDIT)
     if placebo and out is None:
         folder = folder.with_name(f"{folder.name}-placebo")
@@ -77,6 +85,8 @@ def corpus(
     show_corpus_audit(result, console)
     console.print(f"Attributes: {written['attributes']}", markup=False, soft_wrap=True)
     console.print(f"To review: {written['review']}", markup=False, soft_wrap=True)
+    if not placebo and result.counts:
+        console.print(f"To apply: {apply_command(folder)}", markup=False, soft_wrap=True)
     console.print(f"Page: {written['page']}", markup=False, soft_wrap=True)
 
 
@@ -94,20 +104,27 @@ def apply(
     from whence.audits import apply_audit
     from whence.audits import undo as take_back
     from whence.report import load_corpus_audit, read_reports
+    from whence.report.text import plural
 
     console = console_of()
     if undo:
+        refuse_unusable(out.absolute().parent)
+        if out.is_dir():
+            raise InputError(f"--out {out} is a folder; with --undo give the file to write the rows to.")
         rows = take_back(audit, out)
-        console.print(f"{rows:,} rows as they were: {out}", markup=False, soft_wrap=True)
+        console.print(f"{plural(rows, 'row')} as before: {out}", markup=False, soft_wrap=True)
         return
+    refuse_unusable(out)
     result = load_corpus_audit(audit)
     if result.placebo:
         raise InputError(f"{audit} is a placebo: its issues are said of other documents. Apply a real audit.")
     paths = data or result.paths or result.data.split(", ")
     done = apply_audit(paths, list(read_reports(audit)), out, least=least, drop=drop)
+    both = f", {done.both:,} of them mended of something else" if done.both else ""
     console.print(
-        f"{done.kept:,} rows kept as they were, {done.fixed:,} mended, {done.dropped:,} left out, {done.relabel:,} "
-        f"left for a person to put right.\nCorpus: {done.corpus}\nWhat changed and why: {done.manifest}",
+        f"{plural(done.kept, 'row')} kept as they were, {done.fixed:,} mended, {done.dropped:,} left out, "
+        f"{done.relabel:,} left for a person to put right{both}.\nCorpus: {done.corpus}\n"
+        f"What changed and why: {done.manifest}",
         markup=False,
         soft_wrap=True,
     )

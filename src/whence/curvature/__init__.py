@@ -4,10 +4,12 @@ statistics.py  second moments of inputs and output gradients, as sums
 ekfac.py       K-FAC and EK-FAC: eigenbasis and eigenvalues of a site
 experts.py     experts that saw few tokens borrow from the others
 damping.py     what is added before inverting
+dimension.py   how many directions curvature, and not damping, decides
 exact.py       the whole Hessian, for small models
 """
 
 from whence.curvature.damping import Damping
+from whence.curvature.dimension import effective_dimension, recommended_coordinates, total_dimension
 from whence.curvature.ekfac import (
     Side,
     SiteCurvature,
@@ -28,12 +30,15 @@ __all__ = [
     "SiteCurvature",
     "add_squares",
     "diagonal_sides",
+    "effective_dimension",
     "eigenbasis",
     "exact_hessian",
     "exact_solve",
     "fit_kfac",
     "identity_curvature",
     "moment_names",
+    "recommended_coordinates",
     "standard_error",
+    "total_dimension",
     "with_eigenvalues",
 ]

@@ -4,6 +4,7 @@ retraining   tasks.py places.py pieces.py modules.py   what is trained on which 
              subsets.py bank.py                        training sets, and the losses of models trained on them
              retrain.py workers.py worker.py           filling a bank, in several processes
              recipes.py                                how a model was trained, read from files
+             replays.py                                that training, for methods that run it again
              patch.py patches.py                       one training step on one document
 measures     lds.py leave_out.py retrieval.py mislabel.py datamodel.py      from arrays to readings
              bootstrap.py ceiling.py correlation.py tables.py               intervals, noise, ranks
@@ -23,6 +24,7 @@ from whence.fidelity.lds import lds, lds_difference
 from whence.fidelity.methods import MethodSpec, default_methods, load_methods
 from whence.fidelity.rankings import document_losses, state_similarities
 from whence.fidelity.recipes import load_training
+from whence.fidelity.replays import LanguageReplay, replay_of
 from whence.fidelity.retrain import estimate, retrain
 from whence.fidelity.scorers import Scored, run_methods
 from whence.fidelity.subsets import halves, without
@@ -37,6 +39,7 @@ __all__ = [
     "Expected",
     "Lab",
     "LabSettings",
+    "LanguageReplay",
     "LanguageTask",
     "MethodSpec",
     "Scored",
@@ -55,6 +58,7 @@ __all__ = [
     "lds_difference",
     "load_methods",
     "load_training",
+    "replay_of",
     "retrain",
     "run_methods",
     "save_tuned",

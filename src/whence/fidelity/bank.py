@@ -84,7 +84,11 @@ class Bank:
 
     def missing(self, kept: NDArray[np.bool_], seeds: Sequence[int]) -> list[Cell]:
         """The cells of training sets [S, N] and seeds [R] that lack a query of the task, each once."""
-        return [cell for cell in self.cells(kept, seeds) if not self._has_all(self._stored(cell))]
+        return self.still_missing(self.cells(kept, seeds))
+
+    def still_missing(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those of some cells that lack a query of the task."""
+        return [cell for cell in cells if not self._has_all(self._stored(cell))]
 
     def cells(self, kept: NDArray[np.bool_], seeds: Sequence[int]) -> list[Cell]:
         """All cells of training sets [S, N] and seeds [R], each once.

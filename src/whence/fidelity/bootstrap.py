@@ -150,8 +150,7 @@ def estimate(value: float, drawn: Array, units: tuple[int, ...], limits: tuple[f
     """A value and its 95 % interval.
 
     A single query or fewer than three training sets cannot show how far another would differ: the interval is then
-    all that the measure can be (`limits`), and for a measure without limits three times the value to either side of 0,
-    which says as much: unknown.
+    all that the measure can be (`limits`), and for a measure without limits there is none (infinite ends).
 
     Args:
         value: The statistic on the data themselves.
@@ -160,7 +159,7 @@ def estimate(value: float, drawn: Array, units: tuple[int, ...], limits: tuple[f
         limits: Least and greatest value the measure can take; None for nats.
     """
     if units[0] < 2 or min(units[1:], default=_FEW) < _FEW:
-        low, high = limits or (-3 * abs(value), 3 * abs(value))
+        low, high = limits or (-np.inf, np.inf)
         return Estimate(value=value, low=low, high=high)
     tail = _tail(min(units))
     low, high = np.quantile(narrowed(drawn, value) if drawn.ndim == 2 else drawn, [tail, 1 - tail])

@@ -70,6 +70,8 @@ def _line(result: LabResult, measure: Measure, reading: Reading, truth: Truth, l
 
 def _interval(estimate: Estimate, digits: int) -> str:
     value, low, high = (f"{each:.{digits}f}" for each in (estimate.value, estimate.low, estimate.high))
+    if not estimate.bounded:
+        return f"{value} (no interval: too few queries or training sets)"
     return f"{value} (95 % {low} to {high})"
 
 

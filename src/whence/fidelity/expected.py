@@ -7,7 +7,7 @@ from whence.fidelity.retrain import estimate, processors
 from whence.fidelity.subsets import without
 from whence.model import Training
 
-__all__ = ["Expected", "expected_cost"]
+__all__ = ["Expected", "duration", "expected_cost"]
 
 _METHODS = 11  # the run's own, the baselines, and the gold documents
 _NEVER_BANKED = 2**31 - 1  # a seed that nobody trains with, so that there is something to time
@@ -67,14 +67,14 @@ def _line(lab: Lab, models: int, seconds: float) -> str:
     if not models:
         return "Nothing has to be retrained: all that these measures need is there, or they need nothing."
     several = f" with {lab.workers} workers" if lab.workers > 1 else ""
-    length = _duration(seconds)
+    length = duration(seconds)
     return f"Retraining: up to {models:,} models {lab.start.words}, about {length}{several}; scoring comes on top."
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """For people.
 
-    >>> [_duration(each) for each in (20, 200, 20_000, 2_000_000)]
+    >>> [duration(each) for each in (20, 200, 20_000, 2_000_000)]
     ['20 seconds', '3 minutes', '5.6 hours', '23 days']
     """
     if seconds < 90:

@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from whence.attributor import Checkpoint
 from whence.errors import InputError
 from whence.fidelity.bank import Bank
 from whence.fidelity.ceiling import ceiling
@@ -24,6 +25,7 @@ from whence.fidelity.leave_out import tail_patch as measure_patches
 from whence.fidelity.methods import MethodSpec
 from whence.fidelity.mislabel import mislabel
 from whence.fidelity.patches import Patches
+from whence.fidelity.replays import replay_of, task_of
 from whence.fidelity.retrain import retrain
 from whence.fidelity.retrieval import retrieval
 from whence.fidelity.scorers import Scored, run_methods
@@ -81,6 +83,7 @@ class Lab:
         workers: Processes that train at once.
         shares: (i, n): this is the i-th of n machines that share the random subsets; see `train_share`.
         report: Called with (step, done, total).
+        checkpoints: Of the training of the run's own model, for methods that follow it.
     """
 
     owner: "Attributor"
@@ -92,6 +95,7 @@ class Lab:
     workers: int = 1
     shares: tuple[int, int] = (0, 1)
     report: Report | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
 
     @property
     def seeds(self) -> range:
@@ -105,19 +109,7 @@ class Lab:
 
     def task(self, training: Training, start: Start) -> LanguageTask:
         """The training that is repeated."""
-        return LanguageTask(
-            self.owner.run.corpus,
-            start.path,
-            training,
-            self.encoded,
-            scratch=start.scratch,
-            adapter=start.adapter,
-            device=self.owner.device,
-            revision=self.owner.source.revision if start.path == self.owner.source.model else None,
-            attention=self.owner.source.attention,
-            tokenizer=self.owner.source.tokenizer,
-            check_tokenizer=start.path != self.owner.source.model,
-        )
+        return task_of(self.owner, training, start, self.encoded)
 
     @cached_property
     def basis(self) -> str:
@@ -155,7 +147,9 @@ class Lab:
             if self.report is not None:
                 self.report("methods", done, total)
 
-        return run_methods(self.owner, self.queries, specs, self.owner.run.fidelity / "methods", report)
+        replay = replay_of(self.owner, self.training, self.start)
+        folder = self.owner.run.fidelity / "methods"
+        return run_methods(self.owner, self.queries, specs, folder, report, self.checkpoints, replay)
 
     # ------------------------------------------------------------------ truths
 

@@ -7,6 +7,9 @@
     bits = [1, "exact"]
 
     [[method]]
+    method = ["lowrank:alpha=0.1", "trackstar"]     # any of `whence.methods`, as typed after --method
+
+    [[method]]
     baseline = "bm25"
 
     [[method]]
@@ -28,6 +31,7 @@ from whence.curvature import Damping
 from whence.errors import InputError
 from whence.gradients import Method, Recipe
 from whence.interfaces import MethodKind
+from whence.methods import parse_method
 
 __all__ = ["BLOCKS", "Baseline", "Format", "MethodSpec", "default_methods", "load_methods", "method_of"]
 
@@ -37,7 +41,9 @@ Format = Literal["auto", "array", "kronfluence", "bergson"]
 BLOCKS = "blocks"
 """Among the patterns of `sites`: every linear layer that is neither the head nor an embedding."""
 
-_KINDS: dict[str, MethodKind] = {"curvature": "influence", "baseline": "baseline", "scores": "imported"}
+_KINDS: dict[str, MethodKind] = {
+    "curvature": "influence", "method": "influence", "baseline": "baseline", "scores": "imported",
+}  # fmt: skip
 _TITLES = {
     "ekfac": "EK-FAC", "kfac": "K-FAC", "bm25": "BM25", "tfidf": "TF-IDF",
     "gradient-dot": "gradient dot", "gradient-cosine": "gradient cosine",
@@ -50,14 +56,17 @@ _BELONGS = {
 }  # fmt: skip
 _WHOLE = ("sites", "layers")
 """Settings whose value is a list; a list of lists makes a grid of them."""
+_IN_SPEC = ("damping", "weight_decay", "bits", "projection", "coordinates")
+"""Settings of `curvature` that a named method writes into its own spec, where it has them."""
 
 
 class MethodSpec(BaseModel):
-    """One way to score documents. Exactly one of `curvature`, `baseline` and `scores` says which kind it is.
+    """One way to score documents. Exactly one of `curvature`, `method`, `baseline` and `scores` says which kind it is.
 
     Attributes:
         name: As shown; made from the settings if absent.
         curvature: Influence with this curvature: ekfac, kfac, diagonal or identity.
+        method: A method of `whence.methods` by its spec, ``lowrank:alpha=0.1``.
         baseline: A ranking that needs no curvature: random, length (target tokens), loss (the model's own, summed),
             bm25, tfidf, representation, gradient-dot, gradient-cosine.
         scores: A file or folder of scores that another tool made.
@@ -80,6 +89,7 @@ class MethodSpec(BaseModel):
 
     name: str = ""
     curvature: Method | None = None
+    method: str | None = None
     baseline: Baseline | None = None
     scores: str | None = None
     sites: tuple[str, ...] = ()
@@ -106,7 +116,7 @@ class MethodSpec(BaseModel):
         chosen = [key for key in _KINDS if getattr(self, key) is not None]
         if len(chosen) != 1:
             got = " and ".join(chosen) or "none of them"
-            raise ValueError(f"give exactly one of 'curvature', 'baseline' and 'scores'; got {got}")
+            raise ValueError(f"give exactly one of 'curvature', 'method', 'baseline' and 'scores'; got {got}")
         for key in self.model_fields_set & _BELONGS.keys():
             homes = _BELONGS[key].split(", ")
             if self.kind not in homes and self.baseline not in homes:
@@ -117,6 +127,12 @@ class MethodSpec(BaseModel):
         return self
 
     def _consistent(self) -> None:
+        if self.method is not None:
+            if inside := [name for name in _IN_SPEC if name in self.model_fields_set]:
+                raise ValueError(
+                    f"a named method has {inside[0]!r} in its spec, if at all: {self.method}:{inside[0]}=…"
+                )
+            object.__setattr__(self, "method", _normal(self.method))
         if self.damping is not None and self.weight_decay is not None:
             raise ValueError("give 'damping' or 'weight_decay', not both")
         if self.curvature == "identity" and (self.damping or self.weight_decay or self.sample):
@@ -159,9 +175,17 @@ class MethodSpec(BaseModel):
     def settings(self) -> dict[str, str | int | float | bool | None]:
         """What makes it differ from the others, for tables: plain values only."""
         given = self.model_dump(exclude={"name"}, exclude_defaults=True)
-        if self.kind == "influence":
+        if self.curvature is not None:
             given |= {"bits": self.bits}
         return {key: ", ".join(map(str, v)) if isinstance(v, tuple | list) else v for key, v in given.items()}
+
+
+def _normal(spec: str) -> str:
+    """A spec as the method itself writes it, so that one method has one name."""
+    try:
+        return parse_method(spec).spec
+    except InputError as error:
+        raise ValueError(str(error)) from error
 
 
 def method_of(recipe: Recipe, sites: Sequence[str] = ()) -> MethodSpec:
@@ -195,9 +219,11 @@ def _title(spec: MethodSpec) -> str:
 
     All sites go unsaid.
     """
-    main = spec.curvature or spec.baseline or Path(spec.scores or "").stem
+    main = spec.curvature or spec.baseline or spec.method or Path(spec.scores or "").stem
     parts = [" ".join([_TITLES.get(main, main), *spec.sites])]
-    if spec.kind == "influence":
+    if spec.method is not None:
+        parts = [" ".join([parse_method(spec.method).label, *spec.sites])]
+    elif spec.kind == "influence":
         parts.append("exact" if spec.bits == "exact" else f"{spec.bits} bit")
     if spec.coordinates is not None:
         parts.append(f"{'kronecker' if spec.projection == 'auto' else spec.projection} {spec.coordinates}")

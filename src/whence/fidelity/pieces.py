@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from whence.fidelity.places import Place, places
 from whence.interfaces import TokenBatch
 from whence.model import CausalLM, LoadedModel, Training, language_inputs
 
-__all__ = ["PIECE_TOKENS", "Piece", "Windows", "checked_weights", "piece_loss", "refuse_weights"]
+__all__ = ["PIECE_TOKENS", "Piece", "Windows", "checked_weights", "piece_loss", "piece_shares", "refuse_weights"]
 
 PIECE_TOKENS = 1 << 14
 """Padded tokens that go through the model at once; larger batches are summed over several passes."""
@@ -88,13 +89,17 @@ class Windows:
         self._targets = np.array([int(mask.sum()) for _, mask in self._examples], dtype=np.int64)
         self.longest = int(self._lengths.max(initial=0))
 
-    def batches(self, kept: NDArray[np.bool_], seed: int, dropout: bool) -> Iterator[list[Piece]]:
+    def batches(
+        self, kept: NDArray[np.bool_], seed: int, dropout: bool, first: int = 0, stop: int | None = None
+    ) -> Iterator[list[Piece]]:
         """The batches of a training on the documents `kept` [N], in order; an empty list where none of a batch is kept.
+
+        Those of the steps from `first` to before `stop`, all if nothing is said.
 
         Where documents hold their places and dropout is on, windows that are left out stay in the batch at weight 0, so
         that the others draw the same masks. Otherwise they are dropped, and the others differ by rounding alone.
         """
-        for place in places(kept[self.owners], self.training, seed):
+        for place in islice(places(kept[self.owners], self.training, seed), first, stop):
             yield self._pieces(place, dropout, self.training.reduction)
 
     def document(self, number: int, reduction: str) -> list[Piece]:
@@ -139,11 +144,14 @@ def _widened(batch: TokenBatch, width: int) -> TokenBatch:
 
 def piece_loss(loaded: LoadedModel) -> Callable[[nn.Module, Piece], Tensor]:
     """What a piece adds to the loss of its batch."""
+    return lambda model, piece: _weighted(loaded, model, piece).sum() / piece.divisor
 
-    def loss(model: nn.Module, piece: Piece) -> Tensor:
-        losses = CausalLM().losses(model, language_inputs(piece.batch, loaded))
-        if piece.weights is not None:
-            losses = losses * torch.from_numpy(piece.weights).to(losses)
-        return losses.sum() / piece.divisor
 
-    return loss
+def piece_shares(loaded: LoadedModel) -> Callable[[nn.Module, Piece], Tensor]:
+    """The same window by window, [E]."""
+    return lambda model, piece: _weighted(loaded, model, piece) / piece.divisor
+
+
+def _weighted(loaded: LoadedModel, model: nn.Module, piece: Piece) -> Tensor:
+    losses = CausalLM().losses(model, language_inputs(piece.batch, loaded))
+    return losses if piece.weights is None else losses * torch.from_numpy(piece.weights).to(losses)

@@ -18,13 +18,13 @@ from pydantic import ValidationError
 from whence.errors import InputError
 from whence.fidelity.trainer_arguments import from_arguments, is_arguments
 from whence.fidelity.trainer_state import from_state, is_state
+from whence.interfaces.fidelity import RECIPES
 from whence.model import Training
 
 __all__ = ["RECIPES", "load_training"]
 
 Notes = tuple[str, ...]
 
-RECIPES = ("training.toml", "training_args.json", "training_args.yaml", "training.json", "trainer_state.json")
 _PICKLED = (".bin", ".pt", ".pth", ".pkl")
 
 

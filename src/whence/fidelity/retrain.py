@@ -19,7 +19,7 @@ from whence.fidelity.tasks import LanguageTask, Task
 from whence.fidelity.workers import Crew
 from whence.runs import take_share
 
-__all__ = ["estimate", "processors", "retrain", "train_cell"]
+__all__ = ["estimate", "processors", "retrain", "retrain_cells", "seconds_of", "train_cell"]
 
 Report = Callable[[str, int, int], None]
 
@@ -57,7 +57,11 @@ def retrain(
         RunError: A worker died.
     """
     mine = {cell.name for cell in take_share(bank.cells(kept, seeds), shares)}
-    cells = [cell for cell in bank.missing(kept, seeds) if cell.name in mine]
+    return retrain_cells(bank, [cell for cell in bank.missing(kept, seeds) if cell.name in mine], workers, report)
+
+
+def retrain_cells(bank: Bank, cells: Sequence[Cell], workers: int = 1, report: Report | None = None) -> int:
+    """Train these cells' models, whichever they are. Arguments and errors as for `retrain`."""
     task = bank.task
     if workers < 1 or (workers > 1 and not isinstance(task, LanguageTask)):
         raise InputError(
@@ -127,12 +131,16 @@ def estimate(bank: Bank, kept: NDArray[np.bool_], seeds: Sequence[int], workers:
     Raises:
         NumericalError: Already the first steps are not finite.
     """
-    cells = bank.missing(kept, seeds)
+    return seconds_of(bank.task, bank.missing(kept, seeds), workers)
+
+
+def seconds_of(task: Task, cells: Sequence[Cell], workers: int = 1) -> float:
+    """Seconds that training these cells takes here. As `estimate`."""
     if not cells:
         return 0.0
-    around, step = _time(bank.task, cells[0])
-    alone = [around + step * bank.task.steps(cell.kept) for cell in cells]
-    at_once = min(workers, len(cells), processors(bank.task))
+    around, step = _time(task, cells[0])
+    alone = [around + step * task.steps(cell.kept) for cell in cells]
+    at_once = min(workers, len(cells), processors(task))
     start = _WORKER_START if at_once > 1 else 0.0
     return start + max(max(alone), sum(alone) / at_once)
 

@@ -19,7 +19,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whence.attributor import Attributor, exact_influence, fit_steps, index_influence, index_steps, run_steps, sibling
+from whence.attributor import (
+    Attributor,
+    Checkpoint,
+    exact_influence,
+    fit_steps,
+    index_influence,
+    index_steps,
+    run_steps,
+    sibling,
+)
+from whence.attributor.fitting import CovarianceStep, EigenvalueStep
+from whence.attributor.indexing import IndexStep
 from whence.attributor.steps import CorpusStep, Step
 from whence.errors import InputError, QueryError
 from whence.fidelity.costs import Ledger, Meter, Spent
@@ -27,6 +38,8 @@ from whence.fidelity.imports import fingerprint, read_scores
 from whence.fidelity.methods import BLOCKS, MethodSpec
 from whence.fidelity.rankings import baseline_scores
 from whence.interfaces import Cost, EncodedQuery, MethodSummary, Query, Site
+from whence.methods import Work, method_scores, parse_method
+from whence.model import TrainingReplay
 from whence.runs import is_done, open_array, publish, require_done, write_array
 
 __all__ = ["Scored", "refuse_too_large", "run_methods", "select_sites"]
@@ -57,6 +70,8 @@ def run_methods(
     specs: Sequence[MethodSpec],
     folder: Path,
     report: Report | None = None,
+    checkpoints: tuple[Checkpoint, ...] = (),
+    replay: TrainingReplay | None = None,
 ) -> list[Scored]:
     """Score every document for every query by every method; what has been done under `folder` is read back.
 
@@ -66,6 +81,8 @@ def run_methods(
         specs: The methods; their names differ.
         folder: Where fits and scores are kept.
         report: Called with (method, methods done, methods in all).
+        checkpoints: For methods that follow the training.
+        replay: For methods that run the training again; see `whence.fidelity.replay_of`.
 
     Returns:
         One result per method, in order.
@@ -82,7 +99,7 @@ def run_methods(
         raise InputError(f"two methods are named {twice[0]!r}; give one of them another name.")
     run_steps([CorpusStep(owner)])
     refuse_too_large(len(queries), owner.corpus.documents)
-    lab = _Lab(owner, list(queries), owner.encode_queries(queries), folder, Meter(owner))
+    lab = _Lab(owner, list(queries), owner.encode_queries(queries), folder, Meter(owner), checkpoints, replay)
     out = []
     for number, spec in enumerate(specs):
         if report is not None:
@@ -133,6 +150,8 @@ class _Lab:
     encoded: list[EncodedQuery]
     folder: Path
     meter: Meter
+    checkpoints: tuple[Checkpoint, ...]
+    replay: TrainingReplay | None
 
     def scored(self, spec: MethodSpec) -> Scored:
         """Read a method's scores, or make them."""
@@ -158,10 +177,25 @@ class _Lab:
             "n": owner.trained_on,
             "recipe": [owner.config.recipe.seed, owner.config.recipe.precision],
             "imported": None if spec.scores is None else fingerprint(Path(spec.scores)),
+            **self._followed(spec),
             **_run_of(owner),
         }
 
+    def _followed(self, spec: MethodSpec) -> dict[str, Any]:
+        """What a method knows of the training."""
+        if spec.method is None:
+            return {}
+        method = parse_method(spec.method)
+        out: dict[str, Any] = {}
+        if self.checkpoints:
+            out["checkpoints"] = [dict(each.fingerprint) for each in self.checkpoints]
+        if method.training and self.replay is not None:
+            out["training"] = dict(self.replay.fingerprint)
+        return out
+
     def _run(self, spec: MethodSpec) -> tuple[NDArray[np.float64], Cost | None]:
+        if spec.method is not None:
+            return self._named(spec)
         if spec.kind == "influence":
             return self._influence(spec)
         if spec.kind == "imported":
@@ -194,6 +228,33 @@ class _Lab:
         stored = index.bytes_per_row * run.corpus.windows / run.corpus.documents
         return scores, _cost(fit, coded, query, stored)
 
+    def _named(self, spec: MethodSpec) -> tuple[NDArray[np.float64], Cost]:
+        """A method of `whence.methods`; its steps are the fit, all the rest is paid by the queries."""
+        assert spec.method is not None
+        method = parse_method(spec.method)
+        run = self._fit(select_sites(self.owner.sites, spec.sites), _fit_settings(self.owner, spec))
+        ledger, work = Ledger(run.run.path / "costs.json", self.meter), Work(run, self.checkpoints, self.replay)
+        fit, index, own = Spent(), Spent(), []
+        for step in method.steps(work)[1:]:
+            if isinstance(step, CovarianceStep | EigenvalueStep):
+                place = step.folder.parent
+                name = step.name if place == run.run.path else f"{place.name}/{step.name}"
+                fit += _charge(ledger, step, name, step.folder)
+            elif isinstance(step, IndexStep):
+                index += _charge(ledger, step, f"index/{step.recipe.name}", step.folder)
+            else:
+                own.append(step)
+        if own:
+            folder = work.folder(method)
+            fit += ledger.charge(
+                f"methods/{folder.name}",
+                lambda: run_steps(own),
+                lambda: all(step.finished() for step in own),
+                lambda: shutil.rmtree(folder, ignore_errors=True),
+            )
+        scores, query = self.meter.measure(lambda: method_scores(method, work, self.encoded))
+        return scores, _cost(fit, index, query, method.bytes_per_document(work))
+
     def _fit(self, names: tuple[str, ...], fit: Any) -> Attributor:
         """The run that methods with these sites and this fit share."""
         bound = {**_run_of(self.owner), "sites": names, "fit": fit.model_dump(mode="json")}
@@ -202,7 +263,7 @@ class _Lab:
 
 def _fit_settings(owner: Attributor, spec: MethodSpec) -> Any:
     """Settings of a method's fit; K-FAC and EK-FAC are one family and share what both need."""
-    method = "ekfac" if spec.curvature == "kfac" else spec.curvature
+    method = "ekfac" if spec.curvature in ("kfac", None) else spec.curvature
     changes: dict[str, Any] = {"method": method}
     if spec.sample is not None:
         changes |= {"sample": spec.sample, "min_documents": 1}

@@ -29,6 +29,7 @@ from whence.model import (
     CausalLM,
     LoadedModel,
     Training,
+    TrainingState,
     as_loaded,
     config_fingerprint,
     has_dropout,
@@ -231,8 +232,17 @@ class LanguageTask:
         """Training steps on the documents `kept` [N]."""
         return steps_of(kept[self.windows.owners], self.training)
 
-    def fit(self, kept: Bools, seed: int, report: Report | None = None, stop: int | None = None) -> Trained:
+    def fit(
+        self,
+        kept: Bools,
+        seed: int,
+        report: Report | None = None,
+        stop: int | None = None,
+        observer: Callable[[TrainingState], None] | None = None,
+    ) -> Trained:
         """Train on the documents `kept` [N]; `stop` ends after so many steps of the whole schedule, to time them.
+
+        `observer` is shown the state after every step, as `whence.model.keep_states` writes it.
 
         Raises:
             NumericalError: The loss is not finite.
@@ -243,8 +253,9 @@ class LanguageTask:
             loaded = self.initial(seed)
             batches = islice(self.windows.batches(kept, seed, has_dropout(loaded.model)), stop)
             losses = optimise(
-                loaded.model, batches, piece_loss(loaded), self.steps(kept), self.training, seed=seed, report=report
-            )
+                loaded.model, batches, piece_loss(loaded), self.steps(kept), self.training,
+                seed=seed, report=report, observer=observer,
+            )  # fmt: skip
         return Trained(loaded.model, tuple(losses))
 
     def train(self, kept: Bools, seed: int, report: Report | None = None) -> nn.Module:

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from whence.curvature import Damping
 from whence.errors import InputError
 from whence.interfaces import Site
+from whence.model import CausalLM, Objective, Unsaturated
 from whence.projection import Bits, SiteLayout, block_size, layout_sites
 
 __all__ = ["AUTO_BYTES", "Method", "Recipe"]
@@ -31,6 +32,8 @@ class Recipe(BaseModel):
             block; kronecker maps the factors to fewer dimensions first, which costs almost no time.
         coordinates: Coordinates to keep per site with hadamard and kronecker; a stack's experts share them, with at
             least 64 for each.
+        unsaturated: Power of `whence.model.Unsaturated`: documents' gradients are those of -log p (0) or do not vanish
+            where a token was learnt by heart.
         seed: Seed of the random signs and rows.
         precision: fast lets matrix products of documents round their inputs to bfloat16 (TF32 on CUDA), which is far
             below what one bit loses; full does not. Queries are always in full precision.
@@ -43,15 +46,28 @@ class Recipe(BaseModel):
     bits: Bits = 1
     projection: Literal["auto", "none", "hadamard", "kronecker"] = "auto"
     coordinates: int | None = Field(default=None, ge=64)
+    unsaturated: float = Field(default=0.0, ge=0, le=1)
     seed: int = 0
     precision: Literal["fast", "full"] = "fast"
 
     @property
     def name(self) -> str:
         """Folder name: what a person wants to see, and a hash of everything."""
-        digest = hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps(self.stored(), sort_keys=True).encode()).hexdigest()[:8]
         shape = self.projection if self.coordinates is None else f"{self.projection}{self.coordinates}"
         return f"{self.method}-{self.bits}bit-{shape}-{digest}"
+
+    def stored(self) -> dict[str, Any]:
+        """As an index keeps it; what it does not use is left out, so that it is called what it always was."""
+        content = self.model_dump(mode="json")
+        if not self.unsaturated:
+            del content["unsaturated"]
+        return content
+
+    @property
+    def objective(self) -> Objective:
+        """Whose gradients documents have."""
+        return Unsaturated(self.unsaturated) if self.unsaturated else CausalLM()
 
     def sketch_shape(self, site: Site) -> tuple[int, int]:
         """Sizes (K_o, K_i) that a site's factors (each expert's, of a stack) are mapped to before flattening."""

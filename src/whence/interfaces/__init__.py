@@ -4,6 +4,7 @@ documents.py   Document, Origin, Skip, TokenBatch   from the data room
 queries.py     Query, EncodedText, EncodedQuery     a question, as written and as tokens
 sites.py       Site, Use                            one weight matrix to attribute
 breakdowns.py  Breakdown, GroupShare                influence by group of documents
+teaching.py    Teacher                              a document that likely taught a statement
 results.py     Hit, Trace, TraceResult, Coverage …  what a user gets back
 fidelity.py    LabResult, Reading, Certificate …    how true scores were found to be
 audits.py      SafetyResult, ContaminationResult …  verdicts on answers
@@ -27,6 +28,7 @@ from whence.interfaces.fidelity import (
 from whence.interfaces.interventions import (
     Action,
     Arm,
+    Baseline,
     Effect,
     InterventionResult,
     Likeness,
@@ -42,6 +44,7 @@ from whence.interfaces.results import (
     Coverage,
     Hit,
     Invariance,
+    Leakage,
     RunSummary,
     SiteCoverage,
     Token,
@@ -51,10 +54,12 @@ from whence.interfaces.results import (
     WindowShare,
 )
 from whence.interfaces.sites import Site, Use, Vocabulary, Way
+from whence.interfaces.teaching import Teacher
 
 __all__ = [
     "Action",
     "Arm",
+    "Baseline",
     "Breakdown",
     "Certificate",
     "ContaminationResult",
@@ -75,6 +80,7 @@ __all__ = [
     "Invariance",
     "Issue",
     "LabResult",
+    "Leakage",
     "Likeness",
     "Measure",
     "MethodKind",
@@ -91,6 +97,7 @@ __all__ = [
     "Site",
     "SiteCoverage",
     "Skip",
+    "Teacher",
     "Token",
     "TokenBatch",
     "Trace",

@@ -32,10 +32,12 @@ __all__ = [
 WhyVerdict = Literal["absorbed", "euphemistic", "confabulated", "cannot tell"]
 """Why a model answered as it did:
 
-absorbed      documents that state the claim support it more than chance
-euphemistic   documents about the matter soften it or leave it out
-confabulated  no document about the matter beats the null
-cannot tell   none of these is likelier than all others together
+absorbed      a document that shares its words supports it more than chance
+euphemistic   a document that shares its words moves what should have been said, and softens it or leaves it out
+confabulated  no effect of any such document was found, and none is clearly present; a finding of nothing
+cannot tell   anything else, as "present, effect not shown"
+
+The first two are held at the audit's false-discovery rate; the others state nothing and have no belief.
 """
 
 
@@ -83,10 +85,13 @@ class DocumentEvidence(_Frozen):
         z: Standardised influence.
         presence: Standardised BM25 score.
         p_effect: p-value of influence on the answer.
+        p_contrast: p-value of influence on the contrast; None where none was given.
         p_presence: p-value of BM25.
         p: Of an effect on the answer or the contrast; of an opponent, like p_effect, of speaking against the answer.
         q: Its false-discovery rate over the whole audit, weighted by presence.
-        on_topic: Whether it shares words with the question (cosine of words).
+        q_answer: The same of an effect on the answer alone; never below q. 1 for opponents.
+        present: Whether it shares more words than the best of all documents would by chance for one answer in ten.
+        on_topic: Whether it shares words with the question (cosine of words); that is all it says.
         topic: That cosine.
         influence_rank, bm25_rank, dot_rank, states_rank: Places among all documents, 1 first.
         overlap: The longest run of words that the answer shares with it.
@@ -104,9 +109,12 @@ class DocumentEvidence(_Frozen):
     z: float
     presence: float
     p_effect: float
+    p_contrast: float | None = None
     p_presence: float
     p: float
     q: float
+    q_answer: float = 1.0
+    present: bool = False
     on_topic: bool
     topic: float
     influence_rank: int
@@ -149,17 +157,25 @@ class ResponseAudit(_Frozen):
         fields: Its other columns: category, region, period …
         score: The judge's score, if one was given.
         loss: -log p(response | prompt), nats.
+        tokens: That were asked about.
+        own_loss: What as many tokens drawn from the model at the same places would cost, nats; None if not known.
+        unlikely: Whether the model would hardly have given the answer; see `membership.Surprise`.
+        notes: What else is to be known before it is read, in sentences.
         verdict: See `WhyVerdict`.
-        confidence: Of the verdict, 0 to 1; `likely` gives every verdict's.
-        runner_up: The next likely verdict.
+        detail: Which kind of "cannot tell"; empty otherwise.
+        rests_on: Number of the document that the verdict rests on; None where it rests on none.
+        confidence: Belief in the verdict, 0 to 1, no probability; None where nothing was found. `likely` gives every
+            explanation's.
+        runner_up: The next likely explanation; empty where its belief is below 5 % or nothing was found.
         reasons: What speaks for the verdict, in sentences.
         against: What speaks for the runner-up.
         action: What to do about the data.
-        documents: Proponents, on-topic ones first by evidence.
+        documents: Proponents, the one that the verdict rests on first.
         opponents: Documents that speak most against the answer.
         gini: Concentration of positive influence over documents, 0 to 1.
         top_share: Share of positive influence that the top 1 % of documents have.
-        significant: Documents on topic with q below the audit's rate.
+        significant: Documents on topic with q at most the audit's rate, so with an effect on answer or contrast.
+        moved_by: Those of them whose effect on the answer itself is shown.
         kinds: Tags of the documents that support the answer most (1 %, at least ten) against their base rates.
         trace: The same answer's trace, with token heat maps; None if none was made.
     """
@@ -171,8 +187,14 @@ class ResponseAudit(_Frozen):
     fields: Mapping[str, str] = {}
     score: float | None = None
     loss: float
+    tokens: int = 0
+    own_loss: float | None = None
+    unlikely: bool = False
+    notes: tuple[str, ...] = ()
     verdict: WhyVerdict
-    confidence: float
+    detail: str = ""
+    rests_on: int | None = None
+    confidence: float | None
     likely: Mapping[str, float]
     runner_up: str
     reasons: tuple[str, ...]
@@ -183,6 +205,7 @@ class ResponseAudit(_Frozen):
     gini: float
     top_share: float
     significant: int
+    moved_by: int = 0
     kinds: tuple[Enrichment, ...] = ()
     trace: Trace | None = None
 
@@ -204,21 +227,25 @@ class SafetyResult(_Frozen):
         settings: What it rests on.
         responses: One per answer.
         tallies: Verdicts by column.
+        constant: Columns that are not counted by, as they say the same of every answer: name -> value.
         enrichments: Tags over-represented among significant documents, all answers together.
         sources: Documents that matter in most answers: (document id, answers, summed influence).
         fdr: Rate below which a q-value is called significant.
         shared: Of behaviours: name -> documents behind the mean of its answers.
         left_out: Answers that could not be explained, and why.
+        cautions: What makes the whole audit less sure, in sentences.
     """
 
     settings: AuditSettings
     responses: tuple[ResponseAudit, ...]
     tallies: tuple[Tally, ...] = ()
+    constant: Mapping[str, str] = {}
     enrichments: tuple[Enrichment, ...] = ()
     sources: tuple[tuple[str, int, float], ...] = ()
     fdr: float
     shared: Mapping[str, tuple[DocumentEvidence, ...]] = {}
     left_out: Mapping[str, str] = {}
+    cautions: tuple[str, ...] = ()
 
 
 ExposureVerdict = Literal["verbatim", "paraphrase", "present", "same skill", "no evidence"]
@@ -226,9 +253,12 @@ ExposureVerdict = Literal["verbatim", "paraphrase", "present", "same skill", "no
 
 verbatim     a document holds its words, and training on that document moved this answer
 paraphrase   a document says it in other words, and training on it moved this answer
-present      a document holds it, and no effect on this answer was found
-same skill   documents that do not hold it support the answer more than chance: practice, not exposure
+present      a document holds it, and no effect of that document on this answer could be shown
+same skill   a document that does not hold it supports the answer more than chance: practice, not exposure
 no evidence  nothing beats the null; not the same as clean
+
+Presence and effect are each called at the audit's false-discovery rate. "Present" and "no evidence" say that no effect
+was found, and so have no belief.
 """
 
 
@@ -280,9 +310,10 @@ class ItemAudit(_Frozen):
         cloze_gap: Loss per token in the cloze form less its own.
         cloze_effect: How far a document stands out by its influence on the answer of the cloze form.
         verdict: See `ExposureVerdict`.
-        confidence: Of the verdict, 0 to 1.
-        runner_up: The next likely.
+        confidence: Belief in the verdict, 0 to 1, no probability; None for "present" and "no evidence".
+        runner_up: The next likely; empty where its belief is below 5 % or nothing was found.
         reasons: In sentences.
+        action: What to do about the item and the data.
         exposure: Its signals.
         documents: Where it was found, best first.
         saturation: Checkpoint -> effect and loss per token, if earlier ones were given.
@@ -298,9 +329,10 @@ class ItemAudit(_Frozen):
     cloze_gap: float | None = None
     cloze_effect: float | None = None
     verdict: ExposureVerdict
-    confidence: float
+    confidence: float | None
     runner_up: str
     reasons: tuple[str, ...]
+    action: str = ""
     exposure: Exposure
     documents: tuple[DocumentEvidence, ...]
     saturation: Mapping[str, tuple[float, float]] = {}
@@ -332,7 +364,9 @@ class Planted(_Frozen):
     Attributes:
         group: As in verbatim ×8.
         items: How many.
-        caught: Share flagged, with Wilson's interval.
+        caught: Share flagged by presence or effect, with Wilson's interval.
+        by_effect: By effect alone.
+        by_presence: By presence (BM25) alone.
         found_first: Share whose planted document was ranked first.
         moved: Mean fall of -log p(answer) that further training brought, nats per token.
     """
@@ -340,6 +374,8 @@ class Planted(_Frozen):
     group: str
     items: int
     caught: Estimate
+    by_effect: Estimate | None = None
+    by_presence: Estimate | None = None
     found_first: Estimate | None = None
     moved: float | None = None
 

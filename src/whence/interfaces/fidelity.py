@@ -3,12 +3,27 @@
 Plain results; measured in `whence.fidelity`, drawn in `whence.report`. Knows no torch.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Certificate", "Cost", "Estimate", "LabResult", "Measure", "MethodKind", "MethodSummary", "Reading", "Truth"]
+__all__ = [
+    "RECIPES",
+    "Certificate",
+    "Cost",
+    "Estimate",
+    "LabResult",
+    "Measure",
+    "MethodKind",
+    "MethodSummary",
+    "Reading",
+    "Truth",
+]
+
+RECIPES = ("training.toml", "training_args.json", "training_args.yaml", "training.json", "trainer_state.json")
+"""Names of files that say how a model was trained, as they lie in its folder or beside it; best first."""
 
 Measure = Literal["lds", "loo", "removal", "further-training", "tail-patch", "recall", "mrr", "mislabel"]
 """One word per measure:
@@ -31,11 +46,16 @@ class _Frozen(BaseModel):
 
 
 class Estimate(_Frozen):
-    """A value with its 95 % bootstrap interval."""
+    """A value with its 95 % bootstrap interval; infinite ends where too little was seen to say one."""
 
     value: float
     low: float
     high: float
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an interval."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 class Cost(_Frozen):

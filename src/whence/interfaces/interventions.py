@@ -13,6 +13,7 @@ from whence.interfaces.fidelity import Certificate, Estimate
 __all__ = [
     "Action",
     "Arm",
+    "Baseline",
     "Effect",
     "InterventionResult",
     "Likeness",
@@ -109,9 +110,10 @@ class Arm(_Frozen):
     """One way to take documents, with one way to undo them.
 
     Attributes:
-        by: What named the documents: influence, BM25, random, oracle, given documents, or rows.
+        by: What named the documents: influence, BM25, random, oracle, given documents, the audit, or rows.
         how: retrain, or a method of unlearning.
         main: Whether it is what was asked for, the others being there to compare.
+        same_as: Who named the very same documents before; the arm is then no other one. Empty otherwise.
         documents: Ids of the documents (of random: those of the first seed).
         tokens: Tokens of these documents.
         seeds: Models behind every effect.
@@ -124,6 +126,7 @@ class Arm(_Frozen):
     by: str
     how: str
     main: bool = False
+    same_as: str = ""
     documents: tuple[str, ...] = ()
     tokens: int = 0
     seeds: int
@@ -140,6 +143,22 @@ class Arm(_Frozen):
     def effect(self, group: str) -> Effect | None:
         """What happened to a group, if it was asked."""
         return next((each for each in self.effects if each.group == group), None)
+
+
+class Baseline(_Frozen):
+    """Texts of a group in the run's model and in models trained again on everything: alike, if the recipe is right.
+
+    Attributes:
+        group: As in `Effect`.
+        model: Mean -log p per token in the run's model, nats.
+        again: The same in the models trained again, mean over seeds.
+        most: Of the seed that is furthest from the run's model.
+    """
+
+    group: str
+    model: float
+    again: float
+    most: float
 
 
 class QuestionChange(_Frozen):
@@ -178,6 +197,7 @@ class InterventionResult(_Frozen):
         agreement: Spearman's correlation over targets between what was foretold and what training again changed.
         questions: Target by target.
         checkpoint: Folder of the edited model, beside the result; empty if none was kept.
+        baselines: The run's model beside models trained again on everything; none where training goes on from it.
         certificate: How far influence was shown to be true.
         settings: Everything else that decided the result.
     """
@@ -196,6 +216,7 @@ class InterventionResult(_Frozen):
     agreement: Estimate | None = None
     questions: tuple[QuestionChange, ...]
     checkpoint: str = ""
+    baselines: tuple[Baseline, ...] = ()
     certificate: Certificate
     settings: Mapping[str, Any] = {}
     whence_version: str

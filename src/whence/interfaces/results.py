@@ -4,7 +4,7 @@ Sign and unit: ``influence > 0`` means that the document supports the output. It
 drop of log p(completion | prompt) had that one document not been trained on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -12,11 +12,13 @@ from pydantic import BaseModel, ConfigDict
 from whence.interfaces.breakdowns import Breakdown
 from whence.interfaces.fidelity import Certificate
 from whence.interfaces.provenance import Provenance
+from whence.interfaces.teaching import Teacher
 
 __all__ = [
     "Coverage",
     "Hit",
     "Invariance",
+    "Leakage",
     "RunSummary",
     "SiteCoverage",
     "Token",
@@ -105,6 +107,42 @@ class Hit(_Frozen):
     query_tokens: tuple[float, ...] = ()
 
 
+class Leakage(_Frozen):
+    """What the search could not see of a query's gradient (`whence.attributor.leakage` has the formulas).
+
+    Attributes:
+        unseen: Share of its squared norm, in the metric of the inverse curvature, that lies in directions which the
+            damping and not the fit sample determines, 0..1.
+        dropped: Share of the variance of the index's scores that is the noise of its sketch, 0..1; 0 for whole codes
+            and without an index.
+    """
+
+    unseen: float
+    dropped: float = 0.0
+
+    @property
+    def words(self) -> str:
+        """One line that says both."""
+        sketch = f"; {self.dropped:.0%} of what the index's scores vary by is its sketch's noise" if self.dropped else ""
+        return f"{self.unseen:.0%} of the answer's gradient lies where damping decides and not the fit sample{sketch}"
+
+    @property
+    def warning(self) -> str:
+        """What to beware of and what to do about it; empty if more than half of either is fine."""
+        told = []
+        if self.unseen > 0.5:
+            told.append(
+                "most of this answer's gradient lies in directions that the fit sample never determined: its ranking "
+                "rests on the damping; fit on more documents, or see whether it stays the same with another --damping"
+            )
+        if self.dropped > 0.5:
+            told.append(
+                "most of what the index's scores of this answer vary by is the noise of its sketch: documents may be "
+                "missing from the ranking; keep more --coordinates, or take --exact"
+            )
+        return ". ".join(each[0].upper() + each[1:] for each in told) + "." if told else ""
+
+
 class Trace(_Frozen):
     """The documents behind one answer.
 
@@ -124,6 +162,9 @@ class Trace(_Frozen):
         mean: Mean influence over all scored documents, nats.
         std: Standard deviation of influence over all scored documents, nats.
         bm25_top: The documents BM25 would have named first, strongest first, with their influence.
+        taught: The documents that likeliest taught the question with its answer; empty unless that was asked.
+        leakage: What the search could not see of the answer's gradient; None for named methods, gradient dot, and
+            results of older versions.
     """
 
     query_id: str
@@ -136,12 +177,14 @@ class Trace(_Frozen):
     proponents: tuple[Hit, ...]
     opponents: tuple[Hit, ...]
     bm25_top: tuple[Hit, ...] = ()
+    taught: tuple[Teacher, ...] = ()
     scored: int
     documents: int = 0
     where: tuple[str, ...] = ()
     breakdowns: tuple[Breakdown, ...] = ()
     mean: float
     std: float
+    leakage: Leakage | None = None
 
 
 class SiteCoverage(_Frozen):
@@ -209,7 +252,10 @@ class Invariance(_Frozen):
 
 
 class RunSummary(_Frozen):
-    """The settings behind a result, as every page shows them; `notes` say what was read with a reservation."""
+    """The settings behind a result, as every page shows them; `notes` say what was read with a reservation.
+
+    `unit` is that of the method's scores: nats, or score where they have none.
+    """
 
     run: str
     model: str
@@ -221,6 +267,7 @@ class RunSummary(_Frozen):
     notes: tuple[str, ...] = ()
     trained_on: int
     method: str
+    unit: str = "nats"
     recipe: str
     damping: str
     bytes_per_document: float
@@ -236,6 +283,11 @@ class TraceResult(_Frozen):
 
     summary: RunSummary
     traces: tuple[Trace, ...]
+
+    def with_teachers(self, taught: Sequence[tuple[Teacher, ...]]) -> "TraceResult":
+        """The same with the documents that likeliest taught each question and its answer, one tuple a trace."""
+        traces = (t.model_copy(update={"taught": told}) for t, told in zip(self.traces, taught, strict=True))
+        return self.model_copy(update={"traces": tuple(traces)})
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One flat row per (query, list, hit): identity, influence, ranks and place; no tokens."""

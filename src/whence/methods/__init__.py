@@ -7,6 +7,27 @@ run.py       its steps, then scores as a stream or a matrix
 feeding.py   scores that are there already, as a stream
 plain.py     gradient dot, gradient cosine
 ekfac.py     K-FAC, EK-FAC
+magic.py     MAGIC: the training run again and differentiated
+tracin.py    TracIn: gradient dots over checkpoints
+less.py      LESS: cosines of Adam's steps over checkpoints
+source.py    SOURCE: influence through segments of the training; source_fit.py is what it fits
+lowrank.py   EK-FAC with a global low-rank correction
+astra.py     ASTRA: steps on the exact Gauss-Newton matrix from EK-FAC
+explicit.py  the exact curvature as a matrix
+cg.py        conjugate gradients on the exact curvature
+lissa.py     LiSSA: its Neumann series over minibatches
+arnoldi.py   its dominant eigenpairs
+datainf.py   DataInf: the mean of inverses of single gradients
+exact.py     exact curvature over a sample, as an operator
+krylov.py    conjugate gradients for many vectors
+visits.py    scores at one checkpoint after another
+relatif.py   RelatIF: influence over a length of the document's own
+sketching.py sketches of all documents: codes on disk, scores; gram.py is their second moments
+logra.py     LoGra: two-sided projections
+grass.py     GraSS, FactGraSS: sparse masks and sparse projections
+trak.py      TRAK: the margin in one projection, over checkpoints
+trackstar.py TrackStar: whitened cosines of corrected, projected gradients
+fisher.py    one dense curvature over all sites, in a whitened sketch
 """
 
 from whence.methods.base import Method, Scorer, Solver, Work

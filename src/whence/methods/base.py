@@ -25,7 +25,10 @@ from torch import Tensor
 from whence.attributor import Attributor, Checkpoint, Question, Step
 from whence.attributor.fitting import CovarianceStep, EigenvalueStep
 from whence.attributor.steps import CorpusStep
+from whence.errors import InputError
+from whence.gradients import Recipe
 from whence.interfaces import EncodedQuery
+from whence.model import TrainingReplay
 from whence.scoring import Fold
 
 __all__ = ["Advance", "Method", "Scorer", "Solver", "Work", "ekfac_steps"]
@@ -40,10 +43,26 @@ class Work:
     Attributes:
         owner: A run of the model; its sites are those that count.
         checkpoints: Earlier states of the same training with rates and optimizer states, oldest first; may be empty.
+        replay: The training itself, to be run again; see `whence.fidelity.replay_of`.
     """
 
     owner: Attributor
     checkpoints: tuple[Checkpoint, ...] = ()
+    replay: TrainingReplay | None = None
+
+    def training(self, method: "Method") -> TrainingReplay:
+        """The training, for a method that runs it again.
+
+        Raises:
+            InputError: It is not known.
+        """
+        if self.replay is None:
+            raise InputError(
+                f"method {method.key!r} runs the training again and differentiates it, so it must know how the model "
+                "was trained; give --training with a file of its settings (TOML, JSON, or what a Trainer left; in "
+                "Python: Work(owner, replay=whence.fidelity.replay_of(...)))."
+            )
+        return self.replay
 
     def folder(self, method: "Method") -> Path:
         """Where a method keeps what it fitted; another setting, model, corpus or checkpoint has another folder."""
@@ -56,6 +75,8 @@ class Work:
             "fit": owner.config.fit.model_dump(mode="json", exclude={"method"}),
             "checkpoints": [each.fingerprint for each in self.checkpoints],
         }
+        if method.training and self.replay is not None:
+            bound["training"] = dict(self.replay.fingerprint)
         digest = hashlib.sha256(json.dumps(bound, sort_keys=True, default=str).encode()).hexdigest()[:12]
         return owner.run.path / "methods" / f"{method.key}-{digest}"
 
@@ -67,6 +88,7 @@ class Method(BaseModel):
         key: What is typed: ``ekfac`` in ``--method ekfac:damping=0.1``.
         title: As tables and plots show it.
         paper: Authors, year and arXiv number.
+        unit: Of its scores: nats (the predicted drop of log p if the document had not been trained on), or score.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,8 +96,16 @@ class Method(BaseModel):
     key: ClassVar[str]
     title: ClassVar[str]
     paper: ClassVar[str]
+    unit: ClassVar[str] = "nats"
     checkpoints: ClassVar[bool] = False
     """Whether it needs earlier checkpoints of the training."""
+    training: ClassVar[bool] = False
+    """Whether it runs the training again."""
+
+    @classmethod
+    def needs(cls) -> str:
+        """What it needs beside the model and the corpus, in a word."""
+        return "checkpoints" if cls.checkpoints else "the training" if cls.training else "–"
 
     @property
     def spec(self) -> str:
@@ -87,6 +117,12 @@ class Method(BaseModel):
         settings = ",".join(f"{name}={_typed(value)}" for name, value in given.items())
         return f"{self.key}:{settings}" if settings else self.key
 
+    @property
+    def label(self) -> str:
+        """The title, with settings that differ from the defaults: ``EK-FAC, damping 0.5``."""
+        given = self.model_dump(mode="json", exclude_defaults=True)
+        return ", ".join([self.title, *(f"{name} {_typed(value)}" for name, value in given.items())])
+
     def steps(self, work: Work) -> list[Step]:
         """The long steps it needs before it can score, in order; each can be killed, resumed and shared."""
         return [CorpusStep(work.owner)]
@@ -97,7 +133,16 @@ class Method(BaseModel):
 
 
 class Solver(Method):
-    """A method whose documents are plain gradients."""
+    """A method whose documents are plain gradients, or those of another objective than -log p (`recipe` says which)."""
+
+    @property
+    def indexed(self) -> bool:
+        """Whether it scores from an index of its own `recipe`, which is among its steps; else by running the model."""
+        return False
+
+    def recipe(self, work: Work) -> Recipe | None:
+        """The index that it reads in a trace, and whose gradients documents have; the run's own index if None."""
+        return None
 
     @abstractmethod
     def solve(self, work: Work, question: Question) -> Mapping[str, Tensor]:

@@ -38,6 +38,7 @@ class GradientCosine(Scorer):
     key: ClassVar[str] = "cosine"
     title: ClassVar[str] = "gradient cosine"
     paper: ClassVar[str] = "Charpiat et al. 2019"
+    unit: ClassVar[str] = "score"
 
     def stream(self, work: Work, queries: Sequence[EncodedQuery], folds: Sequence[Fold], advance: Advance) -> None:
         """Cosines of a group of queries."""

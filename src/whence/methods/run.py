@@ -1,15 +1,16 @@
 """Runs a method: its steps, then scores as a stream or as a matrix."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from whence.attributor import Question, ask, run_steps
-from whence.attributor.search import against, group_size
+from whence.attributor import Question, Step, ask, run_steps
+from whence.attributor.search import against, from_index, group_size
 from whence.errors import InputError
+from whence.gradients import Recipe
 from whence.interfaces import EncodedQuery
 from whence.methods.base import Advance, Method, Scorer, Solver, Work
 from whence.scoring import Dense, Fold
@@ -30,7 +31,7 @@ class Bound:
         work: What it may use.
 
     Raises:
-        InputError: It needs checkpoints, and there are none.
+        InputError: It needs checkpoints or the training, and has none.
     """
 
     method: Method
@@ -42,11 +43,37 @@ class Bound:
                 f"method {self.method.key!r} follows the training through its checkpoints; name them with "
                 "--checkpoints 'folder/checkpoint-*' (a Trainer's output, or folders with a checkpoint.json)."
             )
+        if self.method.training:
+            self.work.training(self.method)
 
     @property
     def name(self) -> str:
         """The method as typed."""
         return self.method.spec
+
+    @property
+    def unit(self) -> str:
+        """Of its scores."""
+        return self.method.unit
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The index it reads, and whose gradients documents have; the run's own if None."""
+        return self.method.recipe(self.work) if isinstance(self.method, Solver) else None
+
+    @property
+    def reads_index(self) -> bool:
+        """Whether only queries have vectors of its own, with which an index of gradients can be read."""
+        return isinstance(self.method, Solver)
+
+    @property
+    def steps(self) -> list[Step]:
+        """The long steps it needs first."""
+        return self.method.steps(self.work)
+
+    def prepare(self, report: Callable[[str, int, int], None] | None = None) -> None:
+        """Do the steps that it still needs."""
+        run_steps(self.steps, report=report)
 
     def solve(self, question: Question) -> Mapping[str, Tensor] | None:
         """The queries' vectors by site, [Q, O, I]; None if documents have vectors of their own too."""
@@ -56,8 +83,13 @@ class Bound:
         """Feed scores [Q, M] of all documents to folds; a solver runs the model over the corpus."""
         owner = self.work.owner
         if isinstance(self.method, Solver):
-            solved = self.method.solve(self.work, ask(owner, queries))
-            against(owner, [solved], folds, 1.0 / owner.trained_on, None, advance)
+            question, scale, recipe = ask(owner, queries), 1.0 / owner.trained_on, self.recipe
+            solved = self.method.solve(self.work, question)
+            if self.method.indexed and recipe is not None:
+                index, encoders = owner.open_index(recipe.name), owner.encoders(recipe)
+                from_index(question, index, encoders, folds, scale, owner.corpus.weights, False, solved)
+            else:
+                against(owner, [solved], folds, scale, None, advance, None if recipe is None else recipe.objective)
         else:
             assert isinstance(self.method, Scorer)
             self.method.stream(self.work, queries, folds, advance)
@@ -80,7 +112,7 @@ def method_scores(
         InputError: The method needs checkpoints, and there are none.
     """
     bound, owner = Bound(method, work), work.owner
-    run_steps(method.steps(work))
+    bound.prepare()
     parts, step = [], group_size(owner)
     for start in range(0, len(queries), step):
         group = queries[start : start + step]

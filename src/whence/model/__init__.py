@@ -20,8 +20,10 @@ objectives.py  the summed losses that are differentiated
 training.py    how a model is trained, as data
 optimizers.py  a training's optimizers and the parameters each has
 muon.py        Muon: orthogonalised momentum
+states.py      states of a training, as folders
 dropout.py     every dropout of a model
 train.py       the one training loop
+metagradient.py  the derivative of a trained model by its documents' weights
 invariance.py  whether gradients depend on what shares a batch
 capture.py     inputs and output gradients of every site, without weight gradients
 """
@@ -42,14 +44,36 @@ from whence.model.load import (
     load_tokenizer,
     read_config,
 )
-from whence.model.objectives import CausalLM, Classification, Direction, LanguageInputs, Objective, SquaredError
+from whence.model.metagradient import Rerun, TrainingReplay, metagradient
+from whence.model.objectives import (
+    CausalLM,
+    Classification,
+    Direction,
+    LanguageInputs,
+    Margin,
+    Objective,
+    SquaredError,
+    Unsaturated,
+)
 from whence.model.parallel import dismiss, is_lost, join_team
 from whence.model.probe import probe_sites
 from whence.model.sites import block_of, find_sites, parameters_of
+from whence.model.states import (
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    StoredState,
+    TrainingState,
+    evenly,
+    keep_states,
+    optimizer_tensors,
+    write_state,
+)
 from whence.model.train import optimise, reproducible, trained_parameters
 from whence.model.training import Training
 
 __all__ = [
+    "OPTIMIZER_FILE",
+    "STATE_FILE",
     "Capture",
     "CausalLM",
     "Classification",
@@ -57,16 +81,23 @@ __all__ = [
     "Direction",
     "LanguageInputs",
     "LoadedModel",
+    "Margin",
     "Objective",
     "Placement",
+    "Rerun",
     "SquaredError",
+    "StoredState",
     "Training",
+    "Unsaturated",
+    "TrainingReplay",
+    "TrainingState",
     "as_loaded",
     "block_of",
     "check_invariance",
     "config_fingerprint",
     "coverage",
     "dismiss",
+    "evenly",
     "find_sites",
     "follow",
     "frozen",
@@ -74,10 +105,13 @@ __all__ = [
     "initial_model",
     "is_lost",
     "join_team",
+    "keep_states",
     "language_inputs",
     "load_model",
     "load_tokenizer",
+    "metagradient",
     "optimise",
+    "optimizer_tensors",
     "parameters_of",
     "probe_sites",
     "read_config",
@@ -85,4 +119,5 @@ __all__ = [
     "resolve_device",
     "set_dropout",
     "trained_parameters",
+    "write_state",
 ]

@@ -17,7 +17,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from whence.errors import ModelError
 from whence.model.blocks import blocks_of
 
-__all__ = ["checkpoint_blocks", "rehearsing", "repeating"]
+__all__ = ["checkpoint_blocks", "kept_whole", "rehearsing", "repeating"]
 
 _TENSOR = object()
 
@@ -42,6 +42,13 @@ def _during(run: str) -> Iterator[None]:
         yield
     finally:
         _run = before
+
+
+@contextmanager
+def kept_whole() -> Iterator[None]:
+    """Blocks run once in here, checkpointed or not: no transform of torch.func goes through their second run."""
+    with _during("once"):
+        yield
 
 
 def checkpoint_blocks(model: nn.Module) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from whence.factors import group_ends, grouped_product
 from whence.interfaces import Site, Use
 
-__all__ = ["Rows", "block_of", "find", "is_experts", "parameters_of", "routed_by_us", "watched"]
+__all__ = ["Rows", "block_of", "eager", "find", "is_experts", "parameters_of", "routed_by_us", "watched"]
 
 _NAME = "whence"
 _PROJECTIONS = ("gate_up_proj", "up_proj", "down_proj")
@@ -164,17 +164,30 @@ def _project(
 def routed_by_us(model: nn.Module, sites: Sequence[Site]) -> Iterator[None]:
     """Experts of these sites run our forward pass in here; afterwards what was configured before."""
     modules: list[Any] = [model.get_submodule(site.uses[0].module) for site in sites if site.experts]
-    configs = {id(module.config): module.config for module in modules}.values()
     if not modules:
         yield
         return
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
     ALL_EXPERTS_FUNCTIONS.register(_NAME, _forward)
+    with _dispatching(modules, _NAME):
+        yield
+
+
+@contextmanager
+def eager(model: nn.Module) -> Iterator[None]:
+    """Experts run their class's own loop in here, which any transform of torch.func can differentiate."""
+    with _dispatching([module for module in model.modules() if is_experts(module)], "eager"):
+        yield
+
+
+@contextmanager
+def _dispatching(modules: Sequence[Any], name: str) -> Iterator[None]:
+    configs = {id(module.config): module.config for module in modules}.values()
     before = [(config, config._experts_implementation_internal) for config in configs]
     try:
         for config in configs:
-            config._experts_implementation_internal = _NAME  # the public setter also reaches into other parts' configs
+            config._experts_implementation_internal = name  # the public setter also reaches into other parts' configs
         yield
     finally:
         for config, value in before:

@@ -21,6 +21,7 @@ from whence.model.devices import Placement, home_of, homes_of, is_spread, placin
 from whence.model.objectives import LanguageInputs
 from whence.model.quantised import differentiable, is_quantised, quantised
 from whence.model.sharding import shard, sliced_well
+from whence.model.states import OPTIMIZER_FILE
 
 __all__ = [
     "LoadedModel",
@@ -301,6 +302,8 @@ def _hash_weights(reference: str, model: Any, revision: str | None) -> str:
         return f"{reference}@{commit or revision or 'main'}"
     digest = xxhash.xxh3_128()
     for file in sorted(path.iterdir()):
+        if file.name == OPTIMIZER_FILE:
+            continue
         if file.suffix in (".safetensors", ".bin") or file.name in ("config.json", "adapter_config.json"):
             digest.update(file.name.encode())
             with file.open("rb") as handle:

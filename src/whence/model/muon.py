@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Muon", "orthogonalised"]
+__all__ = ["RMS", "Muon", "orthogonalised"]
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
-_RMS = 0.2
+RMS = 0.2
+"""Root-mean-square of an update at rate 1, as AdamW's usually has it."""
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
@@ -68,6 +69,6 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(matrix)
         running = state["momentum"].lerp_(gradient, 1 - group["momentum"])
         ahead = gradient.lerp(running, group["momentum"]) if group["nesterov"] else running
-        length: float = _RMS * max(matrix.shape) ** 0.5
+        length: float = RMS * max(matrix.shape) ** 0.5
         matrix.mul_(1 - group["lr"] * group["weight_decay"])
         matrix.add_(orthogonalised(ahead), alpha=-group["lr"] * length)

@@ -13,7 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CausalLM", "Classification", "Direction", "LanguageInputs", "Objective", "SquaredError"]
+__all__ = [
+    "CausalLM",
+    "Classification",
+    "Direction",
+    "LanguageInputs",
+    "Margin",
+    "Objective",
+    "SquaredError",
+    "Unsaturated",
+]
 
 
 class Objective(Protocol):
@@ -74,11 +83,11 @@ class CausalLM:
     def token_losses(self, model: nn.Module, batch: LanguageInputs) -> Tensor:
         """-log p of the target that each position predicts, [N, T]; 0 where there is none."""
         targets = batch.input_ids.roll(-1, dims=1)
-        return self._nll(self._logits(model, batch), targets, batch.predicts)
+        return self._nll(self.logits(model, batch), targets, batch.predicts)
 
     def sampled_losses(self, model: nn.Module, batch: LanguageInputs, uniforms: Tensor) -> Tensor:
         """-log p of targets drawn from the model, summed by example, [E]; `uniforms` is [N, T] in [0, 1)."""
-        logits = self._logits(model, batch)
+        logits = self.logits(model, batch)
         with torch.no_grad():
             drawn = torch.zeros_like(batch.input_ids)
             drawn[batch.predicts] = _draw(logits[batch.predicts], uniforms[batch.predicts])
@@ -89,7 +98,8 @@ class CausalLM:
         return batch.reaches, batch.predicts
 
     @staticmethod
-    def _logits(model: nn.Module, batch: LanguageInputs) -> Tensor:
+    def logits(model: nn.Module, batch: LanguageInputs) -> Tensor:
+        """Logits in at least float32, [N, T, V]."""
         logits: Tensor = model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **batch.extra
         ).logits
@@ -104,6 +114,75 @@ class CausalLM:
     def _sum(losses: Tensor, batch: LanguageInputs) -> Tensor:
         owner = batch.segments.clamp_min(0)
         return losses.new_zeros(batch.examples).scatter_add(0, owner.flatten(), losses.flatten())
+
+
+_LEAST = 0.02
+"""Where 1 - p is below it, an unsaturated gradient is multiplied no further: at most 50 to the power."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaturated:
+    """-log p with gradients that do not vanish where the model has learnt a token by heart.
+
+    The gradient of -log p_t holds the factor 1 - p_t, so that a document that was learnt perfectly seems to have had no
+    influence. Each token's gradient is multiplied by ``(1 - p_t)^-power``: power 0 is -log p, power 1 is the gradient
+    of the log-odds (`Margin`, TRAK's). The *value* stays -log p, and so do labels that are drawn.
+
+    Attributes:
+        power: Between 0 and 1; 0.5 predicted retraining best on three small models.
+    """
+
+    power: float = 0.5
+
+    def losses(self, model: nn.Module, batch: LanguageInputs) -> Tensor:
+        """-log p of the data's targets, summed by example, [E], with such gradients."""
+        losses = CausalLM().token_losses(model, batch)
+        value = losses.detach()
+        weight = (-torch.expm1(-value)).clamp_min(_LEAST) ** -self.power
+        return CausalLM._sum(value + weight * (losses - value), batch)
+
+    def sampled_losses(self, model: nn.Module, batch: LanguageInputs, uniforms: Tensor) -> Tensor:
+        """As of `CausalLM`."""
+        return CausalLM().sampled_losses(model, batch, uniforms)
+
+    def token_masks(self, batch: LanguageInputs) -> tuple[Tensor | None, Tensor | None]:
+        """Reaching and predicting positions."""
+        return batch.reaches, batch.predicts
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """Minus the log-odds of the data's targets, summed by example: ``-m``, ``m = sum_t log p_t / (1 - p_t)``.
+
+    What TRAK (Park et al. 2023, arXiv:2303.14186) linearises: unlike log p it does not flatten where p nears one.
+    Computed as the target's logit less the log-sum-exp of the others, which stays exact there.
+    """
+
+    def losses(self, model: nn.Module, batch: LanguageInputs) -> Tensor:
+        """-m of the data's targets, [E]."""
+        return CausalLM._sum(-self.token_margins(model, batch), batch)
+
+    def token_margins(self, model: nn.Module, batch: LanguageInputs) -> Tensor:
+        """Log-odds of the target that each position predicts, [N, T]; 0 where there is none."""
+        return self._margins(CausalLM.logits(model, batch), batch.input_ids.roll(-1, dims=1), batch.predicts)
+
+    def sampled_losses(self, model: nn.Module, batch: LanguageInputs, uniforms: Tensor) -> Tensor:
+        """-m of targets drawn from the model, [E]; `uniforms` is [N, T] in [0, 1)."""
+        logits = CausalLM.logits(model, batch)
+        with torch.no_grad():
+            drawn = torch.zeros_like(batch.input_ids)
+            drawn[batch.predicts] = _draw(logits[batch.predicts], uniforms[batch.predicts])
+        return CausalLM._sum(-self._margins(logits, drawn, batch.predicts), batch)
+
+    def token_masks(self, batch: LanguageInputs) -> tuple[Tensor | None, Tensor | None]:
+        """Reaching and predicting positions."""
+        return batch.reaches, batch.predicts
+
+    @staticmethod
+    def _margins(logits: Tensor, targets: Tensor, predicts: Tensor) -> Tensor:
+        index = targets[..., None]
+        others = logits.scatter(-1, index, float("-inf")).logsumexp(-1)
+        return torch.where(predicts, logits.gather(-1, index)[..., 0] - others, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ modules there are, and how each is read, is said by layers.py, experts.py, route
 
 import fnmatch
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -117,9 +117,17 @@ def _stored_transposed(site: Site, model: nn.Module) -> bool:
     return use.way == "layer" and layer_of(model.get_submodule(use.module)) in (CONV1D, EMBEDDING)
 
 
-def block_of(site: Site, model: nn.Module) -> Tensor:
-    """The site's weight, and its bias as last column, as one block [O, I] (of a stack of experts [E, O, I])."""
-    weight, *bias = (model.get_parameter(name).detach() for name in site.parameters)
+def block_of(site: Site, model: nn.Module, values: Mapping[str, Tensor] | None = None) -> Tensor:
+    """The site's weight, and its bias as last column, as one block [O, I] (of a stack of experts [E, O, I]).
+
+    Args:
+        site: The site.
+        model: The model.
+        values: Tensors of the parameters' shapes by name, in the parameters' place: an optimizer's moments.
+    """
+    weight, *bias = (
+        (model.get_parameter(name) if values is None else values[name]).detach() for name in site.parameters
+    )
     if site.elementwise:
         return weight.reshape(-1, 1)
     if site.experts:

@@ -14,13 +14,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from whence.errors import ModelError, NumericalError
+from whence.errors import InputError, ModelError, NumericalError
 from whence.model.optimizers import decay_groups, make_optimizers
+from whence.model.states import TrainingState
 from whence.model.training import LBFGS_STEPS, Training
 
-__all__ = ["optimise", "reproducible", "trained_parameters"]
+__all__ = ["Summed", "optimise", "reproducible", "take_step", "trained_parameters"]
 
 Report = Callable[[int, int, float], None]
+Observer = Callable[[TrainingState], None]
 Piece = TypeVar("Piece")
 
 _LBFGS_CLOSE = {torch.float64: 1e-7, torch.float32: 1e-4}
@@ -35,6 +37,7 @@ def optimise(
     *,
     seed: int = 0,
     report: Report | None = None,
+    observer: Observer | None = None,
 ) -> list[float]:
     """Train a model in place, one step per batch; parameters that do not require gradients stay as they are.
 
@@ -47,6 +50,7 @@ def optimise(
         training: Optimizer, rates, clipping.
         seed: Decides dropout, anew for each step.
         report: Called after every step with (steps done, steps in all, loss).
+        observer: Shown the state of the training after every step, as in `whence.model.keep_states`; changes nothing.
 
     Returns:
         Loss of every step, before its update; for lbfgs at every evaluation. Empty batches have none.
@@ -54,20 +58,23 @@ def optimise(
     Raises:
         NumericalError: A loss is not finite, or lbfgs does not converge within its own limit.
         ModelError: No parameter requires a gradient.
+        InputError: lbfgs, whose steps have no rate, is to be observed.
     """
-    pieces_loss = _Summed(model, loss)
+    if training.full_batch and observer is not None:
+        raise InputError("lbfgs takes no steps at a rate, so it leaves no checkpoints; train with adamw, sgd or muon.")
+    pieces_loss = Summed(model, loss)
     optimizers = make_optimizers(model, training)
     model.train()
     with torch.random.fork_rng(devices=_cuda_devices(model)):
         if training.full_batch:
             losses = _minimise(optimizers[0], pieces_loss, next(iter(batches)), training, seed, steps, report)
         else:
-            losses = _descend(optimizers, pieces_loss, batches, training, seed, steps, report)
+            losses = _descend(optimizers, pieces_loss, batches, training, seed, steps, report, observer)
     model.eval()
     return losses
 
 
-class _Summed:
+class Summed:
     """Loss of a batch, gradients accumulated piece by piece."""
 
     def __init__(self, model: nn.Module, loss: Callable[[nn.Module, Any], Tensor]) -> None:
@@ -96,23 +103,59 @@ class _Summed:
 
 def _descend(
     optimizers: Sequence[torch.optim.Optimizer],
-    summed: _Summed,
+    summed: Summed,
     batches: Iterable[Sequence[Any]],
     training: Training,
     seed: int,
     steps: int,
     report: Report | None,
+    observer: Observer | None,
 ) -> list[float]:
     losses: list[float] = []
+    rate_sum = 0.0
     for number, pieces in enumerate(batches):
         if pieces:
-            rate = training.rate(number, steps)
-            losses.append(summed.backward(pieces, _step_seed(seed, number)))
-            _refuse_overflow(losses[-1], number, rate)
-            _step(optimizers, rate, summed.parameters, training.clip)
+            rate_sum += training.rate(number, steps)
+            losses.append(take_step(optimizers, summed, pieces, training, seed, number, steps))
         if report is not None:
             report(number + 1, steps, losses[-1] if losses else math.nan)
+        if observer is not None:
+            observer(TrainingState(summed.model, optimizers, training, number + 1, steps, rate_sum))
     return losses
+
+
+def take_step(
+    optimizers: Sequence[torch.optim.Optimizer],
+    summed: Summed,
+    pieces: Sequence[Any],
+    training: Training,
+    seed: int,
+    number: int,
+    steps: int,
+    watch: Callable[[], None] | None = None,
+) -> float:
+    """One step of `optimise`.
+
+    Args:
+        optimizers: See `make_optimizers`.
+        summed: The model and its loss.
+        pieces: The batch.
+        training: How to train; not with lbfgs.
+        seed: Of the training.
+        number: Steps before this one.
+        steps: Length of the schedule.
+        watch: Called once the gradients are there, before they are clipped.
+
+    Returns:
+        The loss before the update.
+    """
+    rate = training.rate(number, steps)
+    loss = summed.backward(pieces, _step_seed(seed, number))
+    _refuse_overflow(loss, number, rate)
+    if watch is not None:
+        watch()
+    _step(optimizers, rate, summed.parameters, training.clip)
+    return loss
 
 
 def _step(
@@ -128,7 +171,7 @@ def _step(
 
 def _minimise(
     optimizer: torch.optim.Optimizer,
-    summed: _Summed,
+    summed: Summed,
     pieces: Sequence[Any],
     training: Training,
     seed: int,
@@ -166,7 +209,7 @@ def _add_decay(decayed: Sequence[nn.Parameter], decay: float) -> float:
     return value
 
 
-def _refuse_unconverged(summed: _Summed, closure: Callable[[], float], training: Training) -> None:
+def _refuse_unconverged(summed: Summed, closure: Callable[[], float], training: Training) -> None:
     if training.max_steps is not None:
         return
     closure()

@@ -14,9 +14,10 @@ from whence.report.frame import fill
 from whence.report.markup import Html, join, tag, words
 from whence.report.text import MISSING, count, number, shorten
 
-__all__ = ["Cell", "Column", "Section", "audit_page", "badge", "figure", "interval_words", "items", "table"]
+__all__ = ["Cell", "Column", "Section", "alarm", "audit_page", "badge", "figure", "interval_words", "items", "table"]
 
 Cell = str | int | float | None
+_TALL = 12  # rows from which a table scrolls within itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +129,14 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], key: str = 
     body = [tag("tr", *map(_cell, columns, row), data_row=True) for row in rows]
     grid = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *body), cls="grid", id=key or None)
     scroll = tag(
-        "div", grid, cls="scroll tall" if tall and len(rows) > 12 else "scroll", tabindex=0, role="group",
+        "div", grid, cls="scroll tall" if tall and len(rows) > _TALL else "scroll", tabindex=0, role="group",
         aria_label="Table",
     )  # fmt: skip
-    return join([_finder(key, len(rows)), scroll]) if key and len(rows) > 5 else scroll
+    long = tall and len(rows) > _TALL
+    rest = (
+        [tag("p", f"{count(len(rows))} rows; scroll within the table for the rest.", cls="note more")] if long else []
+    )
+    return join([_finder(key, len(rows)), scroll, *rest]) if key and len(rows) > 5 else join([scroll, *rest])
 
 
 def _cell(column: Column, value: Cell) -> Html:
@@ -150,8 +155,7 @@ def _finder(key: str, rows: int) -> Html:
     return tag(
         "div",
         tag("label", "Find ", box),
-        tag("output", ""),
-        f" of {count(rows)}",
+        tag("output", f"{count(rows)} in all"),
         cls="find",
         data_find=key,
         hidden=True,
@@ -173,6 +177,12 @@ def badge(text: str, mood: Literal["bad", "good", "unsure", "plain"] = "plain") 
     return tag("span", text, cls=f"verdict {mood}")
 
 
+def alarm(text: str, passed: bool | None = None) -> Html:
+    """What must not be overlooked, on top of a page; a check that was passed or not in its colour."""
+    mood = "" if passed is None else " passed" if passed else " failed"
+    return tag("p", text, cls=f"alarm{mood}")
+
+
 def figure(svg: str, title: str, caption: str = "") -> Html:
     """A drawing with its caption."""
     inside = tag("div", Html(svg), cls="scroll plot small", tabindex=0, role="group", aria_label=title)
@@ -180,5 +190,11 @@ def figure(svg: str, title: str, caption: str = "") -> Html:
 
 
 def interval_words(value: Estimate, places: int = 2) -> str:
-    """A value and its 95 % interval."""
-    return f"{value.value:.{places}f} (95 % {value.low:.{places}f} to {value.high:.{places}f})"
+    """A value and its 95 % interval, if it has one; with true minus signs.
+
+    >>> interval_words(Estimate(value=-1.0, low=-2.0, high=0.5))
+    '−1.00 (95 % −2.00 to 0.50)'
+    """
+    said = f"{value.value:.{places}f}"
+    said += f" (95 % {value.low:.{places}f} to {value.high:.{places}f})" if value.bounded else " (no interval)"
+    return said.replace("-", "−")

@@ -10,14 +10,42 @@ from whence.report.markup import Html, join, tag
 from whence.report.text import count, number, own, scale, shorten, strongest_span
 from whence.report.tokens import loose, shaded
 
-__all__ = ["READING", "document_table", "facts_of", "heat", "null_words", "p_words", "settings_table"]
+__all__ = [
+    "READING",
+    "document_table",
+    "facts_of",
+    "heat",
+    "legend",
+    "listed",
+    "null_words",
+    "p_words",
+    "settings_table",
+    "stats",
+]
 
 READING = (
     "Influence is in nats: the predicted drop of log p(answer | prompt) if the document (with its copies) had not been "
     "trained on. Effect p: how often documents do as much to answers about other matters. q: false-discovery rate over "
     "all documents and answers of this audit, documents that share words with the question weighing more. BM25 says "
-    "which documents are there (presence); influence says which of them did something (effect)."
+    "which documents are there (presence); influence says which of them did something (effect). A verdict's percentage "
+    "is a belief that orders answers, and no probability; verdicts that found nothing have none, as absence of "
+    "evidence is no evidence of absence."
 )
+TERMS = {
+    "influence": "predicted drop of log p(answer | prompt), in nats, had the document (with its copies) not been "
+    "trained on",
+    "on the contrast": "the same of the answer that should have been given",
+    "effect p, contrast p": "how often a document does as much to answers about other matters; small is rare",
+    "presence p": "how often documents share as many words (BM25) with questions about other matters",
+    "q": "false-discovery rate: the share of false ones among all that are called at this level or a better one",
+    "ranks": "place among all documents, 1 first: by influence, by BM25 (shared words), by gradient dot (influence "
+    "without curvature), by similarity of hidden states",
+    "copies": "near-duplicates taken together as one document, itself included",
+    "shares words": "cosine of words (TF-IDF) with the question is 0.1 or more; that is all it says, not that the "
+    "matter is the same",
+    "present": "shares more words than the best of all documents would by chance for one answer in ten",
+}
+"""What the columns of documents mean."""
 _SNIPPET = 60
 _RUN = 4  # words of a verbatim overlap that is worth a mention
 
@@ -34,7 +62,7 @@ def p_words(value: float) -> str:
 def null_words(settings: AuditSettings) -> str:
     """Where p-values come from."""
     return (
-        f"The null are {count(settings.null)} pairs of a question and a document that share hardly a word, "
+        f"The null is {count(settings.null)} pairs of a question and a document that share hardly a word, "
         f"out of {count(settings.questions)} questions and {count(settings.documents)} documents."
     )
 
@@ -65,41 +93,72 @@ def settings_table(settings: AuditSettings) -> Mapping[str, Any]:
     }
 
 
-def document_table(documents: Sequence[DocumentEvidence], trace: Trace | None = None, key: str = "") -> Html:
-    """Documents of one answer side by side: effect and presence, ranks, the words they share."""
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence has them.
+
+    >>> listed(["category", "region", "period"])
+    'category, region and period'
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1] if names else "")))
+
+
+def legend(terms: Mapping[str, str], title: str = "What the columns mean") -> Html:
+    """Terms and their meanings, folded."""
+    rows = [tag("div", tag("dt", name), tag("dd", meaning)) for name, meaning in terms.items()]
+    return tag("details", tag("summary", title), tag("dl", *rows, cls="terms"), cls="legend-of")
+
+
+def stats(values: Sequence[tuple[str, str, str]]) -> Html:
+    """Values by name, what they mean under the pointer: (name, value, meaning)."""
+    rows = [tag("div", tag("dt", name, title=hint or None), tag("dd", value)) for name, value, hint in values]
+    return tag("dl", *rows, cls="facts")
+
+
+def document_table(
+    documents: Sequence[DocumentEvidence], trace: Trace | None = None, key: str = "", *, tested: bool = True
+) -> Html:
+    """Documents of one answer side by side: effect and presence, ranks, the words they share.
+
+    Args:
+        documents: In order.
+        trace: Of the answer, for the shades of their tokens.
+        key: As for `table`.
+        tested: Show each document's own tests; not where the page rests on others.
+    """
     columns = [
         Column("Document", wide=True),
         Column("Influence, nats", "number", hint="on the answer; copies added up"),
         Column("On the contrast", "number", hint="influence on the answer it should have been"),
         Column("Effect p", "number", 2, hint="of supporting the answer; of opponents, of speaking against it"),
-        Column("Presence p", "number", 2),
+        Column("Contrast p", "number", 2, hint="of supporting the answer it should have been"),
+        Column("Presence p", "number", 2, hint="of sharing so many words (BM25)"),
         Column("q", "number", 2, hint="false-discovery rate over the audit, weighted by presence"),
-        Column("Influence", "number", hint="rank among all documents"),
-        Column("BM25", "number", hint="rank among all documents"),
-        Column("Gradient dot", "number", hint="rank: influence without curvature"),
-        Column("States", "number", hint="rank by similarity of hidden states"),
-        Column("Copies", "number"),
+        Column("Rank: influence", "number", hint="among all documents"),
+        Column("Rank: BM25", "number", hint="among all documents, by shared words"),
+        Column("Rank: gradient dot", "number", hint="among all documents: influence without curvature"),
+        Column("Rank: states", "number", hint="among all documents, by similarity of hidden states"),
+        Column("Copies", "number", hint="near-duplicates taken together, itself included"),
     ]
-    if all(each.contrast is None for each in documents):
-        del columns[2]
-    rows = []
-    for each in documents:
-        cells: list[str | int | float | None] = [
-            _document(each, trace), each.influence, each.contrast, each.p_effect, each.p_presence, each.q,
-            each.influence_rank, each.bm25_rank, each.dot_rank, each.states_rank, each.copies,
-        ]  # fmt: skip
-        if len(columns) < len(cells):
-            del cells[2]
-        rows.append(cells)
-    return table(columns, rows, key)
+    left_out: set[int] = {2, 4} if all(each.contrast is None for each in documents) else set()
+    left_out |= set() if tested else {3, 4, 5, 6}
+    rows: list[list[str | int | float | None]] = [
+        [
+            _document(each, trace), each.influence, each.contrast, each.p_effect, each.p_contrast, each.p_presence,
+            each.q, each.influence_rank, each.bm25_rank, each.dot_rank, each.states_rank, each.copies,
+        ]
+        for each in documents
+    ]  # fmt: skip
+    kept = [place for place in range(len(columns)) if place not in left_out]
+    return table([columns[place] for place in kept], [[row[place] for place in kept] for row in rows], key)
 
 
 def _document(each: DocumentEvidence, trace: Trace | None) -> Html:
     chips = [
         tag("span", tag("span", shorten(name, 30)), " ", shorten(value, 50), cls="chip")
-        for name, value in list(each.metadata.items())[:6]
+        for name, value in [pair for pair in each.metadata.items() if pair[1].strip()][:6]
     ]
-    about = tag("span", "about the matter" if each.on_topic else "about something else", cls="chip")
+    words_shared = "present" if each.present else "shares words" if each.on_topic else "shares hardly a word"
+    about = tag("span", words_shared, cls="chip", title=f"cosine of words with the question {each.topic:.2f}")
     soft = (
         [tag("span", tag("span", "soft words"), f" {each.softness:.0%}", cls="chip")]
         if each.softness is not None and each.on_topic

@@ -6,19 +6,19 @@ from typing import Literal
 
 from whence.interfaces import ContaminationResult, Estimate
 from whence.interfaces.audits import Detector, ItemAudit
-from whence.report.audit_frame import Cell, Column, Section, audit_page, badge, figure, items, table
-from whence.report.audit_words import document_table, facts_of, settings_table
+from whence.report.audit_frame import Cell, Column, Section, alarm, audit_page, badge, figure, items, table
+from whence.report.audit_words import TERMS, document_table, facts_of, legend, settings_table, stats
 from whence.report.charts import bars, lines, points
 from whence.report.markup import Html, join, tag
 from whence.report.text import count, number, one_line, percent, shorten
 
-__all__ = ["EXPOSURE", "contamination_headline", "contamination_page"]
+__all__ = ["EXPOSURE", "contamination_headline", "contamination_page", "contamination_placebo"]
 
 EXPOSURE = {
     "verbatim": "a document holds its words, and training on it moved this answer",
     "paraphrase": "a document says it in other words, and training on it moved this answer",
-    "present": "a document holds it, and no effect on this answer was found",
-    "same skill": "documents that do not hold it support the answer more than chance",
+    "present": "a document holds it, and no effect of that document on this answer could be shown",
+    "same skill": "a document that does not hold it supports the answer more than chance",
     "no evidence": "nothing stands out; that is not the same as clean",
 }
 _MOOD: dict[str, Literal["bad", "good", "unsure", "plain"]] = {
@@ -27,6 +27,39 @@ _MOOD: dict[str, Literal["bad", "good", "unsure", "plain"]] = {
     "present": "unsure",
     "same skill": "plain",
     "no evidence": "plain",
+}
+_TODO = {
+    "verbatim": "leave these items out of the score or report accuracy without them, and take the documents out of the "
+    "next training corpus",
+    "paraphrase": "read item and document side by side; treat them as leaked if they are the same",
+    "present": "report them as present; whether that did anything, earlier checkpoints (--checkpoints) or training "
+    "without the document (whence intervene) show",
+    "same skill": "keep them; the documents are practice",
+    "no evidence": "keep them; --calibrate says what a leak would have had to be like to be seen",
+}
+_TERMS = {
+    "spacings": "how far the first of an item's ranking is ahead of the second, in usual distances between neighbours "
+    "of the ranking (Rényi); 1 is usual",
+    "q of presence, q of effect": "false-discovery rate over the items of this benchmark, of one document standing out "
+    "by its words, and by its influence on the answer; the latter weighted by presence",
+    "8 words, 13 words": "share of the item's runs of so many words that are in the document which holds most of them",
+    "loss": "−log p(answer | question), nats per token; by zlib: per byte of the answer compressed, as repetitive text "
+    "is easy anyway",
+    "Min-K%": "mean log p of the 20 % least likely tokens of question and answer (Shi et al. 2024): nearer 0 is better "
+    "known",
+    **{name: TERMS[name] for name in ("influence", "ranks", "copies", "shares words", "present")},
+}
+_HINTS = {
+    "8 words": _TERMS["8 words, 13 words"],
+    "13 words": _TERMS["8 words, 13 words"],
+    "Presence": f"{_TERMS['spacings']}; q: {_TERMS['q of presence, q of effect']}",
+    "Effect on the answer": f"{_TERMS['spacings']}; q: {_TERMS['q of presence, q of effect']}",
+    "Influence on the question": _TERMS["spacings"],
+    "Share of the best document": "of all positive influence on the answer",
+    "Predicted without it": "the document with most influence; a prediction, not a test",
+    "Loss": _TERMS["loss"],
+    "Loss by zlib": _TERMS["loss"],
+    "Min-K%": _TERMS["Min-K%"],
 }
 _NAMES = {
     "there": "presence and shared runs together",
@@ -45,7 +78,9 @@ _READING = (
     "this item? Effect: does one stand out by its influence on the answer's tokens? Both are held against the item's "
     "own tail: k times the distance between its k-th and next document is alike for all k if nothing is special about "
     "the first (Rényi); the first distance is given in usual ones. q is the false-discovery rate over the items; that "
-    "of effect is weighted by presence. Influence is in nats."
+    "of effect is weighted by presence. A document's own ranks and influence in nats stand beside; they are no test. A "
+    "verdict's percentage is a belief that orders items, and no probability; “present” and “no evidence” have none, as "
+    "absence of evidence is no evidence of absence."
 )
 
 
@@ -57,8 +92,9 @@ def contamination_headline(result: ContaminationResult) -> str:
     """What was found, in a sentence or two."""
     found, total = Counter(str(each.verdict) for each in result.items), len(result.items)
     parts = [f"{count(found[name])} {name}" for name in EXPOSURE if found[name]]
-    start = "PLACEBO, items are held against what is there of others: " if result.settings.placebo else ""
-    said = f"{start}Of {count(total)} items: {', '.join(parts)}."
+    start = "PLACEBO: " if result.settings.placebo else ""
+    noun = "item" if total == 1 else "items"
+    said = f"{start}Of {count(total)} {noun}: {', '.join(parts)} (false-discovery rate {result.fdr:g})."
     accuracy = result.accuracy
     if accuracy is None:
         return said
@@ -72,6 +108,22 @@ def contamination_headline(result: ContaminationResult) -> str:
     return said + "."
 
 
+def contamination_placebo(result: ContaminationResult) -> tuple[str, bool] | None:
+    """What a placebo shuffled, what must be zero, and whether it was; None of an audit that is none."""
+    if not result.settings.placebo:
+        return None
+    total = len(result.items)
+    found = sum(each.verdict in ("verbatim", "paraphrase") for each in result.items)
+    end = "passed" if not found else f"not passed; by chance that happens in about {result.fdr:.0%} of placebos"
+    said = (
+        "PLACEBO. Every item was held against the documents that are there of another item, and what is known of items "
+        "was exchanged. No answer may be moved by such a document, so verbatim and paraphrase must be said of none: "
+        f"said of {count(found)} of {count(total)}: {end}. “Present” then speaks of the other item's documents and is "
+        "expected."
+    )
+    return said, not found
+
+
 def contamination_page(result: ContaminationResult) -> str:
     """The whole page as HTML."""
     left = (
@@ -79,14 +131,17 @@ def contamination_page(result: ContaminationResult) -> str:
         if result.left_out
         else []
     )
+    told = contamination_placebo(result)
+    check = [alarm(*told)] if told else []
     clean = tag("p", "No evidence is not the same as clean: it says what this audit could see in this corpus.")
     return audit_page(
         title="whence: memorised or generalised?",
         question="Did it memorise that, or can it do it?",
-        headline=join([tag("p", contamination_headline(result)), clean, *left]),
+        headline=join([*check, tag("p", contamination_headline(result)), clean, *left]),
         facts=facts_of(result.settings),
         sections=[
             Section("verdicts", "Verdicts", _verdicts(result)),
+            Section("todo", "What to do", Html("") if result.settings.placebo else _todo(result)),
             Section("planted", "What this audit would have caught", _planted(result)),
             Section("detectors", "Signals against what is known", _detectors(result.detectors)),
             Section("dates", "By date, in both forms", _dates(result)),
@@ -99,6 +154,16 @@ def contamination_page(result: ContaminationResult) -> str:
         certificate=result.settings.certificate,
         note=_READING,
     )
+
+
+def _todo(result: ContaminationResult) -> Html:
+    found = Counter(str(each.verdict) for each in result.items)
+    rows = [
+        tag("li", badge(name, _MOOD[name]), " ", f"{count(found[name])}: {todo}.")
+        for name, todo in _TODO.items()
+        if found[name]
+    ]
+    return tag("ul", *rows, cls="plain why")
 
 
 def _verdicts(result: ContaminationResult) -> Html:
@@ -115,7 +180,14 @@ def _verdicts(result: ContaminationResult) -> Html:
         marks, x="presence", y="effect", color="verdict", title="Presence against effect", log_x=True, log_y=True,
         x_title="presence, usual spacings", y_title="effect, usual spacings", prefix="plane",
     )  # fmt: skip
-    charts = [figure(drawn, "Presence against effect", "Far right: the item is there. High up: it moved the answer.")]
+    charts = [
+        figure(
+            drawn,
+            "Presence against effect",
+            "Further right, one document stands out more "
+            "by its words; higher up, one does by its influence on the answer. The colour is the verdict.",
+        )
+    ]
     if result.deciles:
         unit = "accuracy" if result.accuracy is not None else "loss, nats per token"
         rows = [{"decile": f"{place}", "value": value} for place, _, value in result.deciles]
@@ -128,19 +200,22 @@ def _planted(result: ContaminationResult) -> Html:
     if not result.planted:
         return Html("")
     columns = [
-        Column("Planted"), Column("Items", "number"), Column("Flagged (95 %)"), Column("Document found first (95 %)"),
+        Column("Planted"), Column("Items", "number"), Column("Flagged by either (95 %)"),
+        Column("By effect alone (95 %)"), Column("By presence (BM25) alone (95 %)"),
+        Column("Document found first (95 %)"),
         Column("Answer moved, nats per token", "number"),
     ]  # fmt: skip
     rows = [
         [
-            each.group, each.items, _words(each.caught),
+            each.group, each.items, _words(each.caught), _words(each.by_effect), _words(each.by_presence),
             None if each.found_first is None else _words(each.found_first), each.moved,
         ]
         for each in result.planted
     ]  # fmt: skip
     said = (
         "Leaks of this benchmark's own items were planted in a further training of the model and audited in the same "
-        "way. Flagged: presence or effect beyond the false-discovery rate. Held-out items were not planted."
+        "way. Flagged: presence or effect at the false-discovery rate; each alone stands beside. What BM25 alone flags "
+        "says that words are there, what effect alone flags that the answer was moved. Held-out items were not planted."
     )
     return join([tag("p", said), table(columns, rows)])
 
@@ -210,15 +285,17 @@ def _year(date: str | None) -> float:
 
 def _items(found: Sequence[ItemAudit]) -> Html:
     order = {name: place for place, name in enumerate(EXPOSURE)}
-    ranked = sorted(enumerate(found), key=lambda pair: (order[pair[1].verdict], -pair[1].confidence))
-    return items([(f"item-{number}", _line(each), _inside(each)) for number, each in ranked], "list")
+    ranked = sorted(enumerate(found), key=lambda pair: (order[pair[1].verdict], -(pair[1].confidence or 0.0)))
+    listing = items([(f"item-{number}", _line(each), _inside(each)) for number, each in ranked], "list")
+    return join([legend(_TERMS, "What the numbers and columns mean"), listing])
 
 
 def _line(each: ItemAudit) -> Html:
     right = "" if each.correct is None else tag("span", "right" if each.correct else "wrong", cls="chip")
     return join(
         [
-            badge(f"{each.verdict} {each.confidence:.0%}", _MOOD[each.verdict]), " ",
+            badge(each.verdict if each.confidence is None else f"{each.verdict} {each.confidence:.0%}",
+                  _MOOD[each.verdict]), " ",
             tag("b", shorten(each.id, 60)), " ",
             tag("span", shorten(one_line(each.question), 160), cls="said", dir="auto"), " ", right,
         ]
@@ -227,23 +304,23 @@ def _line(each: ItemAudit) -> Html:
 
 def _inside(each: ItemAudit) -> Html:
     found = each.exposure
-    stats = [
+    told = [
         ("8 words", percent(found.overlap_8)),
         ("13 words", percent(found.overlap_13)),
-        ("Presence", f"{number(found.presence)} spacings, q {number(found.q_presence, 2)}"),
-        ("Effect on the answer", f"{number(found.effect)} spacings, q {number(found.q_effect, 2)}"),
+        ("Presence", f"{number(found.presence)} spacings, q of presence {number(found.q_presence, 2)}"),
+        ("Effect on the answer", f"{number(found.effect)} spacings, q of effect {number(found.q_effect, 2)}"),
         ("Influence on the question", f"{number(found.question)} spacings"),
         ("Share of the best document", percent(found.concentration)),
-        ("Predicted loss without it", f"{number(found.explained)} nats per token more"),
+        ("Predicted without it", f"{number(found.explained)} nats per token more"),
         ("Loss", f"{number(found.loss)} nats per token"),
         ("Loss by zlib", f"{number(found.zlib)} nats per byte"),
         ("Min-K%", number(found.min_k)),
-        ("Runner-up", each.runner_up),
     ]
-    stats += [("Date", each.date)] if each.date else []
-    stats += [("Twins' loss less its own", number(each.twin_gap))] if each.twin_gap is not None else []
-    stats += [("Cloze loss less its own", number(each.cloze_gap))] if each.cloze_gap is not None else []
-    stats += [
+    told += [("Runner-up", each.runner_up)] if each.runner_up else []
+    told += [("Date", each.date)] if each.date else []
+    told += [("Twins' loss less its own", number(each.twin_gap))] if each.twin_gap is not None else []
+    told += [("Cloze loss less its own", number(each.cloze_gap))] if each.cloze_gap is not None else []
+    told += [
         (f"At {shorten(name, 30)}", f"effect {number(effect)}, loss {number(loss)}")
         for name, (effect, loss) in each.saturation.items()
     ]
@@ -251,15 +328,16 @@ def _inside(each: ItemAudit) -> Html:
         [
             tag("p", tag("span", each.question, cls="x"), each.answer, cls="text", dir="auto"),
             tag("ul", *[tag("li", reason) for reason in each.reasons], cls="dots why"),
-            tag("dl", *[tag("div", tag("dt", name), tag("dd", value)) for name, value in stats], cls="facts"),
-            document_table(each.documents),
+            *([tag("p", tag("b", "What to do: "), each.action)] if each.action else []),
+            stats([(name, value, _HINTS.get(name, "")) for name, value in told]),
+            document_table(each.documents, tested=False),
         ]
     )
 
 
 def _levels(result: ContaminationResult) -> Html:
     rows = [
-        {"rank": float(place + 1), "spacing": value / (sum(levels[1:]) / max(1, len(levels) - 1) or 1.0), "of": name}
+        {"rank": place + 1, "spacing": value / (sum(levels[1:]) / max(1, len(levels) - 1) or 1.0), "of": name}
         for name, levels in result.levels.items()
         for place, value in enumerate(levels)
         if place

@@ -12,6 +12,7 @@ from whence.report.facts import EFFECT, bm25_sentence
 from whence.report.figures import scatter
 from whence.report.frame import fill
 from whence.report.markup import Html, join, tag
+from whence.report.teaching import taught
 from whence.report.text import LEVELS, compact, count, nats, number, one_line, percent, scale, shorten
 from whence.report.tokens import loose
 
@@ -111,6 +112,7 @@ def _section(trace: Trace, number_: int) -> Html:
         "section",
         _question(trace, key),
         _statistics(trace),
+        _leakage(trace),
         tag(
             "div",
             _ranking(trace, key, "p", "Supports this answer", "No document supports it."),
@@ -118,6 +120,7 @@ def _section(trace: Trace, number_: int) -> Html:
             cls="columns",
         ),
         _bm25(trace, key),
+        taught(trace),
         breakdowns(trace),
         id=key,
         cls="trace",
@@ -170,6 +173,17 @@ def _statistics(trace: Trace) -> Html:
         ("Sum of listed opposition", f"{nats(sum(hit.influence for hit in trace.opponents))} nats"),
     ]
     return tag("dl", *[tag("div", tag("dt", name), tag("dd", value)) for name, value in facts], cls="stats")
+
+
+def _leakage(trace: Trace) -> Html:
+    """What the search could not see of the answer: one quiet line, and a warning where it is most of it."""
+    if trace.leakage is None:
+        return Html("")
+    words = trace.leakage.words
+    told = [tag("p", words[0].upper() + words[1:], ".", cls="note")]
+    if trace.leakage.warning:
+        told.append(tag("p", tag("strong", trace.leakage.warning), role="note"))
+    return join(told)
 
 
 def _scored(trace: Trace) -> str:

@@ -1,14 +1,24 @@
 """The page of an intervention: what was done, what it changed, how sure; every arm beside the others."""
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from whence.interfaces import Arm, Effect, Estimate, InterventionResult
-from whence.report.audit_frame import Cell, Column, Section, audit_page, figure, interval_words, items, table
+from whence.report.audit_frame import Cell, Column, Section, alarm, audit_page, figure, interval_words, items, table
 from whence.report.charts import bars, lines, points
 from whence.report.markup import Html, join, tag
-from whence.report.text import count, number, one_line, percent, shorten
+from whence.report.text import count, number, one_line, percent, plural, shorten, signed
 
-__all__ = ["GROUP_WORDS", "arm_words", "intervention_headline", "intervention_page"]
+__all__ = [
+    "GROUP_WORDS",
+    "arm_words",
+    "intervene_command",
+    "intervention_headline",
+    "intervention_page",
+    "recipe_warning",
+    "unbounded",
+]
 
 GROUP_WORDS = {
     "targets": "the targets",
@@ -25,10 +35,15 @@ _DONE = {
     "unlearn": "unlearned without training again",
 }
 _NOTE = (
-    "A change is that of -log p of a text in nats: above 0 the text became less likely. Intervals are 95 % over texts "
-    "and, from three seeds on, over seeds. Retrained models are held against models trained on everything from the "
+    "A change is that of −log p of a text in nats: above 0 the text became less likely. Intervals are 95 % over texts "
+    "and, from three seeds on, over seeds; where there is neither a second text nor a third seed there is none. "
+    "Retrained models are held against models trained on everything from the "
     "same seeds; edited models against the model as it was."
 )
+
+
+_UNLIKE = 0.1  # of the model's loss per token: from there on another recipe is likelier than another seed
+_LEAST_GAP = 0.05  # nats per token
 
 
 def arm_words(arm: Arm) -> str:
@@ -36,6 +51,7 @@ def arm_words(arm: Arm) -> str:
     whose = {
         "influence": "documents named by influence",
         "BM25": "documents named by BM25",
+        "the audit": "documents named by the audit",
         "random": "as many tokens at random",
         "oracle": "gold documents",
         "given documents": "the documents given",
@@ -43,7 +59,8 @@ def arm_words(arm: Arm) -> str:
         "removed only": "the same documents, only removed",
         "nothing": "no edit",
     }.get(arm.by, arm.by)
-    return f"{whose}: {'trained again' if arm.how == 'retrain' else arm.how}"
+    same = f" (the same documents as {arm.same_as})" if arm.same_as else ""
+    return f"{whose}: {'trained again' if arm.how == 'retrain' else arm.how}{same}"
 
 
 def intervention_headline(result: InterventionResult) -> list[str]:
@@ -51,15 +68,56 @@ def intervention_headline(result: InterventionResult) -> list[str]:
     main = result.main
     how = f" ({main.how})" if result.action == "unlearn" else ""
     if result.action in ("relabel", "add"):
-        what = f"{count(result.settings.get('rows trained on', 0))} rows"
-        done = f"{what} were {'trained on beside the others' if result.action == 'add' else 'put in place of '}"
-        done += "" if result.action == "add" else f"{count(len(main.documents))} documents"
+        rows = int(result.settings.get("rows trained on", 0))
+        done = f"{plural(rows, 'row')} {_were(rows)} "
+        done += "trained on beside the others" if result.action == "add" else "put in place of "
+        done += "" if result.action == "add" else plural(len(main.documents), "document")
     else:
         named = "" if main.by in ("given documents", "oracle") else f" named by {main.by}"
-        taken = f"{count(len(main.documents))} {'gold ' if main.by == 'oracle' else ''}documents{named}"
-        done = f"{taken} ({count(main.tokens)} tokens) were {_DONE[result.action]}"
+        taken = plural(len(main.documents), f"{'gold ' if main.by == 'oracle' else ''}document") + named
+        done = f"{taken} ({plural(main.tokens, 'token')}) {_were(len(main.documents))} {_DONE[result.action]}"
     start = "PLACEBO, other documents were taken than those named: " if result.placebo else ""
-    return [f"{start}{done}{how}.", _changed(result), _sure(result)]
+    return [f"{start}{done}{how}.", _changed(result), _sure(result), recipe_warning(result)]
+
+
+def intervene_command(folder: Path, name: str) -> str:
+    """What carries out what a safety or contamination audit in a folder suggests for one answer.
+
+    >>> intervene_command(Path("why"), "x49")
+    'whence intervene --audit why --id x49 --action remove'
+    """
+    return shlex.join(["whence", "intervene", "--audit", str(folder), "--id", name, "--action", "remove"])
+
+
+def _were(things: int) -> str:
+    return "was" if things == 1 else "were"
+
+
+def recipe_warning(result: InterventionResult) -> str:
+    """That models trained again on everything are not like the run's model; empty where they are.
+
+    Seeds differ little on training documents. Where the gap is a tenth of the loss, all effects are those of another
+    model than the one that was asked about.
+    """
+    held = [each for each in result.baselines if each.group in ("documents", "kept", "targets")]
+    unlike = [each for each in held if abs(each.again - each.model) > max(_UNLIKE * each.model, _LEAST_GAP)]
+    worst = max(unlike, key=lambda each: abs(each.again - each.model), default=None)
+    if worst is None:
+        return ""
+    return (
+        f"Careful: training again on everything does not give this model. {GROUP_WORDS[worst.group].capitalize()} cost "
+        f"it {worst.model:.2f} nats per token, and {worst.again:.2f} the models trained again ({result.training}). "
+        "The recipe (--training), the start (--start) or the data are not those it was trained with, and what was "
+        "found is true of those models."
+    )
+
+
+def unbounded(result: InterventionResult) -> str:
+    """Why there are no intervals, where there are none."""
+    effect = result.main.effect("targets")
+    if effect is None or effect.change.bounded:
+        return ""
+    return f"no interval: {plural(effect.texts, 'text')}, {plural(result.main.seeds, 'model')}"
 
 
 def _changed(result: InterventionResult) -> str:
@@ -67,7 +125,8 @@ def _changed(result: InterventionResult) -> str:
     target, other = main.effect("targets"), main.effect("utility")
     if target is None:
         return ""
-    said = f"The targets' -log p changed by {interval_words(target.change)} nats each"
+    whose, each = ("The target's", "") if target.texts == 1 else ("The targets'", " each")
+    said = f"{whose} −log p changed by {interval_words(target.change)} nats{each}"
     again = _retrained(result)
     if again is not None:
         said += f"; training without the documents changes it by {interval_words(again)}"
@@ -95,15 +154,18 @@ def _sure(result: InterventionResult) -> str:
     effect = main.effect("targets")
     if effect is None:
         return ""
-    models = f"{main.seeds} model{'s' if main.seeds > 1 else ''} and {effect.texts} targets"
+    models = f"{plural(main.seeds, 'model')} and {plural(effect.texts, 'target')}"
     real = effect.change.low > 0 or effect.change.high < 0
-    said = f"Over {models} that is {'more than chance' if real else 'not told apart from no change'}"
+    told = "more than chance" if real else "not told apart from no change"
+    said = f"Over {models} that is {told}"
+    if not effect.change.bounded:
+        said = f"With {models} nothing says whether that is more than chance (--seeds 3 would)"
     alike = next(iter(main.likeness), None)
     if alike is not None:
         verdict = "cannot be told from" if alike.p > 0.05 else "is unlike"
         said += (
             f"; by its {alike.of} the edited model {verdict} models that never saw the documents (Kolmogorov-Smirnov "
-            f"p = {number(alike.p, 2)}, {alike.texts} texts)"
+            f"p = {number(alike.p, 2)}, {plural(alike.texts, 'text')})"
         )
     return f"{said}."
 
@@ -127,11 +189,16 @@ def intervention_page(result: InterventionResult) -> str:
         question="What if these documents had not been there?"
         if result.action in ("remove", "unlearn", "down-weight")
         else "What if the data had been otherwise?",
-        headline=join(tag("p", line) for line in intervention_headline(result) if line),
+        headline=join(
+            alarm(line) if line == recipe_warning(result) else tag("p", line)
+            for line in intervention_headline(result)
+            if line
+        ),
         facts=facts,
         sections=[
             Section("effects", "What it changed", _effects(result)),
             Section("foretold", "Foretold and found", _foretold(result)),
+            Section("again", "Does training again give this model?", _baselines(result)),
             Section("alike", "Like a model that never saw them?", _alike(result.arms)),
             Section("relearning", "Learning it again", _relearning(result.arms)),
             Section("targets", "Target by target", _questions(result)),
@@ -151,7 +218,8 @@ def _effects(result: InterventionResult) -> Html:
     for group in [name for name in groups if name in ("targets", "paraphrases", "utility")]:
         rows = [
             {"arm": _short(arm), "change": e.change.value, "low": e.change.low, "high": e.change.high}
-            for arm in result.arms if arm.by != "nothing" and (e := arm.effect(group)) is not None
+            for arm in result.arms
+            if arm.by != "nothing" and not arm.same_as and (e := arm.effect(group)) is not None
         ]  # fmt: skip
         title = f"Change of {GROUP_WORDS[group]}"
         drawn = bars(
@@ -162,10 +230,13 @@ def _effects(result: InterventionResult) -> Html:
     columns = [Column("Arm", wide=True), Column("Documents", "number"), Column("Models", "number")]
     for group in groups:
         words = GROUP_WORDS[group].removeprefix("the ").removeprefix("a ")
-        columns.append(Column(f"{words[0].upper()}{words[1:]}", "number", hint="change of -log p, nats per text"))
+        columns.append(Column(f"{words[0].upper()}{words[1:]}", "number", hint="change of −log p, nats per text"))
     columns.append(Column("Utility loss", "number", hint="relative change of the loss per token"))
     cells = [_row(arm, groups) for arm in result.arms]
-    return join([tag("div", *charts, cls="charts"), table(columns, cells)])
+    why = unbounded(result)
+    note = [tag("p", f"{why[0].upper()}{why[1:]}.", cls="chart-note")] if why else []
+    said = tag("p", "Change of −log p, in nats per text, with its 95 % interval.", cls="chart-note")
+    return join([tag("div", *charts, cls="charts"), *note, said, table(columns, cells)])
 
 
 def _short(arm: Arm) -> str:
@@ -174,24 +245,46 @@ def _short(arm: Arm) -> str:
 
 def _row(arm: Arm, groups: Sequence[str]) -> list[Cell]:
     name = tag("b", arm_words(arm)) if arm.main else arm_words(arm)
+    if arm.same_as:
+        return [name, len(arm.documents), None, *[None for _ in groups], None]
     cells: list[Cell] = [name, len(arm.documents), arm.seeds]
     cells += [_change(arm.effect(group)) for group in groups]
     utility = arm.effect("utility")
     return [*cells, None if utility is None else _signed(utility.relative)]
 
 
-def _change(effect: Effect | None) -> str | None:
+def _change(effect: Effect | None) -> Html | None:
     return None if effect is None else _between(effect.change)
 
 
-def _between(value: Estimate) -> str:
-    return f"{value.value:+.2f} ({value.low:+.2f} to {value.high:+.2f})".replace("-", "−")
+def _between(value: Estimate) -> Html:
+    """A change above its interval, so that columns stay narrow; it sorts by the change."""
+    ends = [tag("small", f"{signed(value.low)} to {signed(value.high)}", cls="ends")] if value.bounded else []
+    return join([signed(value.value), *ends])
+
+
+def _baselines(result: InterventionResult) -> Html:
+    if not result.baselines:
+        return Html("")
+    columns = [
+        Column("Texts", wide=True), Column("This model", "number"), Column("Trained again on everything", "number"),
+        Column("Seed furthest from it", "number"),
+    ]  # fmt: skip
+    rows: list[list[Cell]] = [
+        [GROUP_WORDS[each.group], f"{each.model:.2f}", f"{each.again:.2f}", f"{each.most:.2f}"]
+        for each in result.baselines
+    ]
+    said = (
+        "−log p in nats per token. All effects are differences between models trained again; they are true of this "
+        "model as far as training on everything again gives it."
+    )
+    return join([tag("p", said), table(columns, rows)])
 
 
 def _foretold(result: InterventionResult) -> Html:
     edited = result.action == "unlearn"
     found = [Column("Found after training again", "number"), Column("Found after the edit", "number")]
-    columns = [Column("Group", wide=True), Column("Foretold, nats", "number"), *found[not edited :], Column("Rests on")]
+    columns = [Column("Group", wide=True), Column("Foretold, nats", "number"), *found[not edited :]]
     if not edited:
         columns[2] = Column("Found, nats", "number")
     rows: list[list[Cell]] = []
@@ -199,8 +292,9 @@ def _foretold(result: InterventionResult) -> Html:
         again = _retrained(result, each.group)
         cells = [None if again is None else _between(again)] if edited else []
         cells.append(_change(result.main.effect(each.group)))
-        rows.append([GROUP_WORDS[each.group], _between(each.change), *cells, each.basis])
-    parts = [table(columns, rows)]
+        rows.append([GROUP_WORDS[each.group], _between(each.change), *cells])
+    bases = "; ".join(dict.fromkeys(each.basis for each in result.predictions))
+    parts = [table(columns, rows), tag("p", f"Intervals of what was foretold rest on {bases}.", cls="chart-note")]
     if result.agreement is not None:
         said = "Over targets, what was foretold and what training again changed agree with Spearman's "
         said += f"{interval_words(result.agreement)}."
@@ -283,7 +377,12 @@ def _documents(arms: Sequence[Arm]) -> Html:
             continue
         seen.add(arm.by)
         ids = tag("ul", *[tag("li", shorten(one_line(name), 120, "both"), dir="auto") for name in arm.documents])
-        line = join([tag("b", arm.by), f" {count(len(arm.documents))} documents, {count(arm.tokens)} tokens"])
+        if arm.same_as:
+            line = join([tag("b", arm.by), f" the same documents as {arm.same_as}"])
+            entries.append((f"by-{len(seen)}", line, Html("")))
+            continue
+        amount = f" {plural(len(arm.documents), 'document')}, {plural(arm.tokens, 'token')}"
+        line = join([tag("b", arm.by), amount])
         entries.append((f"by-{len(seen)}", line, ids))
     return items(entries, "taken")
 

@@ -3,6 +3,7 @@
 A table whose middle column is drawn, so that names and figures are text and it fits a phone. Lengths are percentages.
 """
 
+import math
 from collections.abc import Sequence
 
 from whence.interfaces import Estimate, Measure, MethodKind
@@ -32,7 +33,8 @@ def forest(found: Sheet, measure: Measure) -> Html:
 
 
 def _span(estimates: Sequence[Estimate], measure: Measure) -> tuple[float, float]:
-    ends = [WORDS[measure].chance, *(end for e in estimates for end in (e.low, e.value, e.high))]
+    seen = (end for e in estimates for end in (e.low, e.value, e.high) if math.isfinite(end))
+    ends = [WORDS[measure].chance, *seen]
     low, high = min(ends), max(ends)
     air = 0.03 * (high - low) or 0.5
     return low - air, high + air
@@ -79,7 +81,7 @@ def _strip(
 ) -> Html:
     """One row's drawing: ceiling, chance, interval, value; its figures stand beside it as text."""
     parts = []
-    if ceiling is not None:
+    if ceiling is not None and ceiling.bounded:
         wide = 100 * (ceiling.high - ceiling.low) / (span[1] - span[0])
         parts.append(
             tag("rect", x=_at(ceiling.low, span), y=0, width=f"{max(wide, 0.3):.2f}%", height="100%", cls="band")
@@ -87,8 +89,9 @@ def _strip(
         parts.append(_upright(ceiling.value, span, "top"))
     parts.append(_upright(WORDS[measure].chance, span, "chance"))
     if estimate is not None:
-        low, high = _at(estimate.low, span), _at(estimate.high, span)
-        parts.append(tag("line", x1=low, x2=high, y1="50%", y2="50%", cls=f"range {kind}"))
+        if estimate.bounded:
+            low, high = _at(estimate.low, span), _at(estimate.high, span)
+            parts.append(tag("line", x1=low, x2=high, y1="50%", y2="50%", cls=f"range {kind}"))
         parts.append(tag("svg", shape(kind), x=_at(estimate.value, span), y="50%", cls="mark-at"))
     return tag("svg", *parts, cls="forest-strip", aria_hidden="true")
 

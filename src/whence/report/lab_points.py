@@ -215,6 +215,7 @@ def _height_domain(estimates: Sequence[Estimate], ceiling: Estimate | None) -> t
     """From the lowest to the highest end of an interval, zero among them, with some air."""
     ends = [0.0, *(value for e in estimates for value in (e.low, e.high, e.value))]
     ends += [ceiling.low, ceiling.high, ceiling.value] if ceiling is not None else []
+    ends = [end for end in ends if math.isfinite(end)]
     low, high = min(ends), max(ends)
     air = 0.05 * (high - low) or 0.5
     return low - air, high + air
@@ -243,7 +244,9 @@ def _obstacles(
     unit = HEIGHT / (y[1] - y[0])
     boxes = [Box(px - _MARK, py - _MARK, px + _MARK, py + _MARK, 6.0) for px, py in zip(across, down)]
     boxes += [
-        Box(px - 1, (y[1] - e.high) * unit, px + 1, (y[1] - e.low) * unit, 1.5) for px, e in zip(across, estimates)
+        Box(px - 1, (y[1] - e.high) * unit, px + 1, (y[1] - e.low) * unit, 1.5)
+        for px, e in zip(across, estimates)
+        if e.bounded
     ]
     for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], (float(WIDTH), corners[-1][1])] if corners else []):
         boxes += [Box(x0, y0 - 1, x1, y0 + 1, 0.6), Box(x1 - 1, min(y0, y1), x1 + 1, max(y0, y1), 0.6)]

@@ -75,7 +75,8 @@ def bm25(result: LabResult) -> str | None:
 
 
 def _finite(estimate: Estimate) -> bool:
-    return all(map(math.isfinite, (estimate.value, estimate.low, estimate.high)))
+    """Whether there is a value; it may lack an interval."""
+    return math.isfinite(estimate.value) and not (math.isnan(estimate.low) or math.isnan(estimate.high))
 
 
 def _methods(result: LabResult) -> list[MethodSummary]:

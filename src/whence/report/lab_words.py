@@ -176,6 +176,8 @@ def interval(estimate: Estimate, places: int) -> str:
     >>> interval(Estimate(value=0.4, low=-0.1, high=0.5), 2)
     '[−0.10, 0.50]'
     """
+    if not estimate.bounded:
+        return "(no interval)"
     return f"[{figure(estimate.low, places)}, {figure(estimate.high, places)}]"
 
 

@@ -72,11 +72,12 @@ def _record(drawn: Picture, mark: Mark, places: int) -> dict[str, Any]:
     x, y = drawn.at(mark.label.x, mark.label.y)
     leader = drawn.at(*mark.label.leader) if mark.label.leader else None
     value = f"{figure(estimate.value, places)} {interval(estimate, places)}"
+    ends = (estimate.low, estimate.high) if estimate.bounded else (None, None)
     return {
         "name": shorten(_visible(mark.row.name), 120, "both"),
         "label": _visible(mark.text),
         "kind": KINDS[method.kind],
-        "x": mark.x, "value": estimate.value, "low": estimate.low, "high": estimate.high,
+        "x": mark.x, "value": estimate.value, "low": ends[0], "high": ends[1],
         "label_x": x, "label_y": y, "align": mark.label.align,
         "leader_x": leader[0] if leader else None, "leader_y": leader[1] if leader else None,
         "front": mark.on_frontier,
@@ -270,7 +271,8 @@ def _points(drawn: Picture, base: Any, rows: Sequence[dict[str, Any]], live: boo
         return alt.condition(pick, alt.value(strength), alt.value(0.08)) if live else alt.value(strength)
 
     x = _x(drawn, "x")
-    rules = base.mark_rule(strokeWidth=1.4, clip=True).encode(
+    bounded = base.transform_filter("datum.low !== null") if any(row["low"] is None for row in rows) else base
+    rules = bounded.mark_rule(strokeWidth=1.4, clip=True).encode(
         x=x, y=_y(drawn, "low"), y2="high:Q", color=color, opacity=faded(0.45)
     )
     marks = base.mark_point(filled=True, size=85, stroke="#ffffff", strokeWidth=0.8, clip=True).encode(

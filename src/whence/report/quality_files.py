@@ -1,5 +1,7 @@
 """A corpus audit on disk: result, page, one row per document, attributes in Dolma's form; and back."""
 
+import csv
+import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +16,7 @@ from whence.errors import IncompleteError, StorageError
 from whence.interfaces import CorpusResult, DocumentReport
 from whence.report.audit_files import SCHEMA, write_audit
 from whence.report.console import line, overflow, say
-from whence.report.quality_page import quality_headline, quality_page
+from whence.report.quality_page import quality_headline, quality_page, unread
 from whence.report.records import dumps, read_result
 from whence.report.text import one_line, percent, shorten
 from whence.runs import write_bytes
@@ -22,6 +24,7 @@ from whence.runs import write_bytes
 __all__ = ["load_corpus_audit", "read_reports", "save_corpus_audit", "show_corpus_audit"]
 
 _TAGGER = "whence"
+_UNREAD = 3  # rows that could not be read and are named on the console
 
 
 def save_corpus_audit(
@@ -33,7 +36,7 @@ def save_corpus_audit(
         result: What the page shows.
         reports: The report of every document.
         folder: Made if absent.
-        review: The reviewer's sample, written as ``review.csv`` unless one is there.
+        review: The reviewer's sample, written as ``review.csv``; one that holds verdicts already stays.
 
     Returns:
         The paths by name: as `write_audit`, with ``reports``, ``attributes`` (a folder) and ``review``.
@@ -48,9 +51,19 @@ def save_corpus_audit(
         write_bytes(paths["attributes"] / name, content)
     if review is not None:
         paths["review"] = folder / "review.csv"
-        if not paths["review"].exists():
+        if not paths["review"].exists() or not _judged(paths["review"].read_bytes()):
             write_bytes(paths["review"], review)
-    return {**paths, **write_audit(result, folder, quality_page(result), "documents", [_row(each) for each in reports])}
+    page = quality_page(result, folder)
+    return {**paths, **write_audit(result, folder, page, "documents", [_row(each) for each in reports])}
+
+
+def _judged(review: bytes) -> bool:
+    """Whether somebody filled a verdict in."""
+    try:
+        rows = csv.DictReader(io.StringIO(review.decode("utf-8-sig")))
+        return any((row.get("verdict") or "").strip() for row in rows)
+    except (UnicodeDecodeError, csv.Error):
+        return True  # it cannot be read, so it may hold anything
 
 
 def _row(each: DocumentReport) -> Mapping[str, Any]:
@@ -67,6 +80,7 @@ def _row(each: DocumentReport) -> Mapping[str, Any]:
         "loss": each.signals.get("loss"),
         "self_influence": each.signals.get("self-influence"),
         "trusted": each.signals.get("trusted"),
+        "disagreement": each.signals.get("disagreement"),
         "verdict": None,
     }
 
@@ -147,6 +161,10 @@ def read_reports(folder: Path) -> Iterator[DocumentReport]:
 def show_corpus_audit(result: CorpusResult, console: Console, limit: int = 16) -> None:
     """Print a corpus audit: kinds of issues, and the first of the review queue."""
     line(console, (quality_headline(result), "bold"))
+    for source, row, why in result.skipped[:_UNREAD]:
+        line(console, (f"  not read: {shorten(one_line(source), 60, 'end')} row {row + 1}: {one_line(why)}", "yellow"))
+    if unread(result) > _UNREAD:
+        line(console, (f"  and {unread(result) - _UNREAD:,} more; the page says why", "yellow"))
     table = Table(box=None, pad_edge=False, show_edge=False)
     for name in ("issue", "documents", "share", "suggested", "precision"):
         table.add_column(name, justify="right" if name in ("documents", "share") else "left", no_wrap=True)
@@ -156,10 +174,13 @@ def show_corpus_audit(result: CorpusResult, console: Console, limit: int = 16) -
         table.add_row(each.kind, f"{each.documents:,}", percent(each.share), each.action, told)
     console.print(table)
     queue = Table(box=None, pad_edge=False, show_edge=False, title="Most worth a look", title_justify="left")
-    queue.add_column("do", no_wrap=True, min_width=7)
-    queue.add_column("document", no_wrap=True, min_width=12, overflow=overflow(console))
-    queue.add_column("why", no_wrap=True, ratio=1, overflow=overflow(console))
+    names = max(8, min(32, (console.width - 9) // 3))
+    queue.add_column("do", no_wrap=True, width=7)
+    queue.add_column("document", no_wrap=True, overflow=overflow(console))
+    queue.add_column("why", no_wrap=True, overflow=overflow(console))
     for report in [each for each in result.reports if each.issues][:limit]:
-        queue.add_row(report.action, Text(say(console, shorten(one_line(report.id), 32, "both"))),
-                      Text(say(console, one_line(report.reason))))  # fmt: skip
-    console.print(queue)
+        name = say(console, shorten(one_line(report.id), names, "both"))
+        why = say(console, shorten(one_line(report.reason), max(10, console.width - 9 - min(names, len(name)))))
+        queue.add_row(report.action, Text(name), Text(why))
+    if queue.row_count:
+        console.print(queue)

@@ -1,6 +1,8 @@
 """The page of a corpus audit: what is wrong how often, what to do, the review queue."""
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from whence.interfaces import CorpusResult, DocumentReport, Issue
@@ -8,9 +10,9 @@ from whence.interfaces.quality import Action, CarriedTag
 from whence.report.audit_frame import Cell, Column, Section, audit_page, badge, figure, items, table
 from whence.report.charts import bars
 from whence.report.markup import Html, join, tag
-from whence.report.text import count, one_line, percent, shorten
+from whence.report.text import count, number, one_line, percent, plural, shorten
 
-__all__ = ["quality_headline", "quality_page"]
+__all__ = ["apply_command", "quality_headline", "quality_page"]
 
 _MOOD: dict[Action, Literal["bad", "good", "unsure", "plain"]] = {
     "keep": "good",
@@ -40,15 +42,38 @@ def quality_headline(result: CorpusResult) -> str:
     todo = ", ".join(f"{action} {count(documents)}" for action, documents in found.items() if documents)
     kinds = ", ".join(f"{each.kind} {count(each.documents)}" for each in result.counts[:5])
     start = "PLACEBO, issues are said of other documents: " if result.placebo else ""
+    asks = "asks" if flagged == 1 else "ask"
+    left = unread(result)
+    missing = f" {plural(left, 'row')} could not be read and {'is' if left == 1 else 'are'} not among them."
     return (
-        f"{start}{count(flagged)} of {count(result.documents)} documents ({share}) ask for action"
+        f"{start}{count(flagged)} of {plural(result.documents, 'document')} ({share}) {asks} for action"
         + (f" ({todo})" if todo else "")
         + (f"; most common: {kinds}." if kinds else ".")
+        + (missing if left else "")
     )
 
 
-def quality_page(result: CorpusResult) -> str:
-    """The whole page as HTML."""
+def unread(result: CorpusResult) -> int:
+    """Rows that could not be read."""
+    return int(result.settings.get("skipped rows", len(result.skipped)))
+
+
+def apply_command(folder: Path) -> str:
+    """What writes the corpus as the audit in a folder suggests.
+
+    >>> apply_command(Path("my audit"))
+    "whence apply --audit 'my audit' --out cleaned"
+    """
+    return shlex.join(["whence", "apply", "--audit", str(folder), "--out", "cleaned"])
+
+
+def quality_page(result: CorpusResult, folder: Path | None = None) -> str:
+    """The whole page as HTML.
+
+    Args:
+        result: The audit.
+        folder: Where it lies, for the command that applies it.
+    """
     model = "No model was asked: rules and checks alone" if result.model is None else f"With signals of {result.model}"
     return audit_page(
         title="whence: what is wrong with this data?",
@@ -57,10 +82,11 @@ def quality_page(result: CorpusResult) -> str:
         facts=[
             ("Data", shorten(result.data, 120, "both")),
             ("Documents", count(result.documents)),
-            ("Rows that could not be read", count(int(result.settings.get("skipped rows", len(result.skipped))))),
+            ("Rows that could not be read", count(unread(result))),
         ],
         sections=[
             Section("issues", "Issues", _issues(result)),
+            Section("next", "What to do", _next(result, folder)),
             Section("tags", "Tags", _tags(result)),
             Section("queue", "Review queue", _queue(result)),
             Section("skipped", "Rows that could not be read", _skipped(result)),
@@ -75,7 +101,7 @@ def quality_page(result: CorpusResult) -> str:
 def _reviewed(result: CorpusResult) -> str:
     if not result.sampled:
         return "Nobody has reviewed a sample yet, so no precision is known."
-    told = f"{count(result.sampled)} findings were reviewed."
+    told = f"{plural(result.sampled, 'finding')} {'was' if result.sampled == 1 else 'were'} reviewed."
     if result.missed is not None:
         low, high = percent(result.missed.low), percent(result.missed.high)
         told += f" Of documents without a finding, {percent(result.missed.value)} ({low} to {high}) had an issue."
@@ -112,12 +138,34 @@ def _issues(result: CorpusResult) -> Html:
     return join([tag("ul", *meanings, cls="plain why"), charts, table(columns, rows, "kinds")])
 
 
+def _next(result: CorpusResult, folder: Path | None) -> Html:
+    if folder is None or not result.counts:
+        return Html("")
+    if result.placebo:
+        said = (
+            "Nothing: every finding above is said of a document that was drawn by lot. Fill in review.csv all the same "
+            "and give it back with --reviewed: the precisions that come out are those of chance, which a real audit "
+            "has to beat. Counts are those of the real audit and test nothing."
+        )
+        return tag("p", said)
+    left = result.actions.get("relabel", 0)
+    rest = f" What a person should put right ({plural(left, 'document')}) stays and is listed in manifest.jsonl."
+    return join(
+        [
+            tag("p", "This mends what a rule can mend and leaves out what should be left out. Run it where the audit "
+                "was made; the data that were read stay as they are, and --undo goes back."),
+            tag("p", apply_command(folder), cls="command"),
+            *([tag("p", rest)] if left else []),
+        ]
+    )  # fmt: skip
+
+
 def _tags(result: CorpusResult) -> Html:
     charts = []
-    for number, (name, values) in enumerate(result.tags.items()):
+    for place, (name, values) in enumerate(result.tags.items()):
         rows = [{"value": value, "documents": documents} for value, documents in list(values.items())[:12]]
-        if len(values) > 1 and number < 8:
-            drawn = bars(rows, x="documents", y="value", title=name, unit="documents", prefix=f"tag{number}")
+        if len(values) > 1 and place < 8:
+            drawn = bars(rows, x="documents", y="value", title=name, unit="documents", prefix=f"tag{place}")
             charts.append(figure(drawn, name))
     drawn = tag("div", *charts, cls="charts") if charts else Html("")
     return join([drawn, _carried(result.carried)])
@@ -149,7 +197,8 @@ def _queue(result: CorpusResult) -> Html:
     if not found:
         return tag("p", "Nothing to review.", cls="empty")
     entries = [(f"document-{each.number}", _line(each), _inside(each)) for each in found]
-    said = f"The {count(len(found))} documents most worth a look: confidence that something is wrong, times its cost."
+    most = "The document" if len(found) == 1 else f"The {count(len(found))} documents"
+    said = f"{most} most worth a look: confidence that something is wrong, times its cost."
     return join([tag("p", said), items(entries, "documents")])
 
 
@@ -168,15 +217,17 @@ def _inside(each: DocumentReport) -> Html:
         ("Characters", count(each.characters)),
     ]
     facts += [(name, f"{value.value} ({value.confidence:.0%})") for name, value in each.tags.items()]
-    facts += [(name, f"{value:.3g}") for name, value in each.signals.items()]
+    facts += [(name, number(value)) for name, value in each.signals.items()]
     told = [tag("div", tag("dt", name), tag("dd", shorten(value, 90), dir="auto")) for name, value in facts]
     return join([tag("ul", *map(_issue, each.issues), cls="dots why"), tag("dl", *told, cls="facts"), _text(each)])
 
 
 def _issue(issue: Issue) -> Html:
-    place = f" ({issue.field}, characters {count(issue.start)}–{count(issue.stop)})" if issue.field else ""
-    return tag("li", tag("b", issue.kind), f" {issue.confidence:.0%}{place}: {shorten(one_line(issue.reason), 240)} ",
-               tag("mark", shorten(issue.evidence, 80)) if issue.evidence else "")  # fmt: skip
+    where = f", characters {count(issue.start)}–{count(issue.stop)}" if issue.stop > issue.start else ""
+    place = f" ({issue.field}{where})" if issue.field else ""
+    cut = "…" if issue.evidence and issue.stop - issue.start > len(issue.evidence) else ""
+    return tag("li", tag("b", issue.kind), f" {issue.confidence:.0%}{place}: {shorten(one_line(issue.reason), 280)} ",
+               tag("mark", f"{issue.evidence}{cut}", dir="auto") if issue.evidence else "")  # fmt: skip
 
 
 def _text(each: DocumentReport) -> Html:

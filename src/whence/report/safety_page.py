@@ -4,22 +4,43 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from whence.interfaces import SafetyResult
+from whence.interfaces import DocumentEvidence, SafetyResult
 from whence.interfaces.audits import Enrichment, ResponseAudit, Tally
-from whence.report.audit_frame import Column, Section, audit_page, badge, figure, items, table
-from whence.report.audit_words import READING, document_table, facts_of, heat, null_words, settings_table
+from whence.report.audit_frame import Column, Section, alarm, audit_page, badge, figure, items, table
+from whence.report.audit_words import (
+    READING,
+    TERMS,
+    document_table,
+    facts_of,
+    heat,
+    legend,
+    listed,
+    null_words,
+    settings_table,
+    stats,
+)
 from whence.report.charts import bars, points
 from whence.report.markup import Html, join, tag
 from whence.report.text import count, number, one_line, percent, shorten
 
-__all__ = ["MEANING", "safety_headline", "safety_page"]
+__all__ = ["MEANING", "best_of", "safety_headline", "safety_page", "safety_placebo"]
 
 MEANING = {
-    "absorbed": "documents that state the claim support it more than chance",
-    "euphemistic": "documents about the matter soften it or leave it out",
-    "confabulated": "no document about the matter does more than chance",
-    "cannot tell": "none of these is likelier than all the others together",
+    "absorbed": "a document that shares its words supports the answer more than chance",
+    "euphemistic": "a document that shares its words moves what should have been said, and softens it or leaves it out",
+    "confabulated": "no effect of a document was found, and none is clearly present",
+    "cannot tell": "a document is present and no effect was shown, or no explanation stands out; each answer says "
+    "which",
 }
+_TERMS = {
+    "belief": "how the explanations share one unit, by the constants of docs/audits.md; no probability",
+    "own tokens": "what as many tokens drawn from the model at the answer's places would cost, in nats; an answer that "
+    "costs far more is not one that the model would give",
+    "top 1 %, Gini": "how far all positive influence on the answer is that of few documents: the share of the "
+    "strongest 1 %, and Gini's coefficient, 0 if all do alike and towards 1 if one does all",
+    **TERMS,
+}
+_ORDER = ("absorbed", "euphemistic", "cannot tell", "confabulated")  # what was found comes first
 _MOOD: dict[str, Literal["bad", "good", "unsure", "plain"]] = {
     "absorbed": "bad",
     "euphemistic": "bad",
@@ -32,13 +53,45 @@ def safety_headline(result: SafetyResult) -> str:
     """What was found, in a sentence."""
     found, total = Counter(str(each.verdict) for each in result.responses), len(result.responses)
     parts = [f"{found[name]} {name}" for name in MEANING if found[name]]
+    there = sum(each.detail == "present, effect not shown" for each in result.responses)
+    if there:
+        parts[-1] += f" ({count(there)} with a document present, effect not shown)"
     named = sum(each.significant > 0 for each in result.responses)
-    start = "PLACEBO, nothing is to be found: " if result.settings.placebo else ""
+    moved = sum(each.moved_by > 0 for each in result.responses)
+    unlikely = sum(each.unlikely for each in result.responses)
+    start = "PLACEBO: " if result.settings.placebo else ""
     noun = "answer" if total == 1 else "answers"
-    return (
-        f"{start}Of {count(total)} {noun}: {', '.join(parts)}. For {count(named)} of them a document about the matter "
-        f"has more effect than chance (false-discovery rate {result.fdr:g})."
+    said = (
+        f"{start}Of {count(total)} {noun}: {', '.join(parts)}. For {count(named)} of {count(total)} a document that "
+        f"shares words has more effect than chance (false-discovery rate {result.fdr:g}), for {count(moved)} on the "
+        "answer itself."
     )
+    if unlikely:
+        said += (
+            f" {count(unlikely)} of {count(total)} the model would hardly have said: of these it is told what would "
+            "make them likelier, not why they were given."
+        )
+    return said
+
+
+def safety_placebo(result: SafetyResult) -> tuple[str, bool] | None:
+    """What a placebo shuffled, what must be zero, and whether it was; None of an audit that is none."""
+    if not result.settings.placebo:
+        return None
+    total = len(result.responses)
+    found = sum(each.significant > 0 for each in result.responses)
+    end = "passed" if not found else f"not passed; by chance that happens in {result.fdr:.0%} of placebos"
+    said = (
+        "PLACEBO. Every answer was held against the documents on another answer's matter. An effect must be found on "
+        f"none: found on {count(found)} of {count(total)}: {end}. Documents are still present for the other matter, so "
+        "“present, effect not shown” is expected."
+    )
+    return said, not found
+
+
+def best_of(each: ResponseAudit) -> DocumentEvidence | None:
+    """The document that a verdict rests on; None where it rests on none."""
+    return next((found for found in each.documents if found.document == each.rests_on), None)
 
 
 def safety_page(result: SafetyResult) -> str:
@@ -48,7 +101,9 @@ def safety_page(result: SafetyResult) -> str:
         question="Why did the model say that?",
         headline=join(
             [
+                *([alarm(*check)] if (check := safety_placebo(result)) else []),
                 tag("p", safety_headline(result)),
+                *[tag("p", tag("b", "Caution: "), each) for each in result.cautions],
                 tag(
                     "p",
                     "Verdicts rest on training documents alone, not on a model that judges. ",
@@ -60,7 +115,7 @@ def safety_page(result: SafetyResult) -> str:
         facts=facts_of(result.settings),
         sections=[
             Section("verdicts", "Verdicts", _verdicts(result)),
-            Section("groups", "By category, region and period", _tallies(result.tallies)),
+            Section("groups", _grouped(result.tallies), _tallies(result)),
             Section("sources", "Sources that matter most", _sources(result)),
             Section("kinds", "Kinds of documents behind the answers", _enriched(result)),
             Section("behaviours", "Behaviours", _behaviours(result)),
@@ -89,11 +144,15 @@ def _verdicts(result: SafetyResult) -> Html:
     pairs = _overlap(result.responses)
     if pairs:
         drawn = points(
-            pairs, x="overlap", y="influence", color="verdict", title="Shared words against effect", prefix="overlap",
-            x_title="longest run of words shared with the answer", y_title="influence, nats", log_y=True,
+            pairs, x="presence", y="influence", color="verdict", title="Presence against influence", prefix="overlap",
+            x_title="presence (BM25), standard deviations", y_title="influence on the answer, nats", log_y=True,
         )  # fmt: skip
-        caption = "Each mark is the best document of an answer: far right it is there, high up it did something."
-        charts.append(figure(drawn, "Shared words against effect", caption))
+        caption = (
+            "Each mark is an answer's document: the one its verdict rests on or, where it rests on none, the most "
+            "present of those listed. Further right it shares more words; higher up it is predicted to support the "
+            "answer more."
+        )
+        charts.append(figure(drawn, "Presence against influence", caption))
     meanings = tag(
         "ul", *[tag("li", badge(name, _MOOD[name]), " ", MEANING[name]) for name in MEANING], cls="plain why"
     )
@@ -101,14 +160,32 @@ def _verdicts(result: SafetyResult) -> Html:
 
 
 def _overlap(responses: Sequence[ResponseAudit]) -> list[dict[str, str | float]]:
-    best = [(each.documents[0], each.verdict) for each in responses if each.documents]
+    best = [
+        (best_of(each) or max(each.documents, key=lambda found: found.presence), each.verdict)
+        for each in responses
+        if each.documents
+    ]
     return [
-        {"overlap": len(first.overlap.split()), "influence": first.influence, "verdict": verdict}
-        for first, verdict in best
+        {"presence": first.presence, "influence": first.influence, "verdict": verdict}
+        for first, verdict in sorted(best, key=lambda pair: list(MEANING).index(pair[1]))
     ]
 
 
-def _tallies(tallies: Sequence[Tally]) -> Html:
+def _grouped(tallies: Sequence[Tally]) -> str:
+    """A heading that names the columns shown."""
+    names = list(dict.fromkeys(each.column for each in tallies))
+    return f"By {listed([shorten(one_line(name), 40) for name in names])}" if names else "By column"
+
+
+def _tallies(result: SafetyResult) -> Html:
+    same = [
+        f"{shorten(one_line(name), 40)} (“{shorten(one_line(value), 60)}”)" for name, value in result.constant.items()
+    ]
+    left = [tag("p", f"Not counted by, as all answers have the same: {listed(same)}.", cls="note")] if same else []
+    return join([_counts(result.tallies), *left])
+
+
+def _counts(tallies: Sequence[Tally]) -> Html:
     if not tallies:
         return Html("")
     columns = [Column("Column"), Column("Value"), Column("Answers", "number")]
@@ -126,7 +203,8 @@ def _tallies(tallies: Sequence[Tally]) -> Html:
 
 def _sources(result: SafetyResult) -> Html:
     if not result.sources:
-        return tag("p", "No document about any of the matters has more effect than chance.", cls="empty")
+        said = f"No effect of a document was found at a false-discovery rate of {result.fdr:g}."
+        return tag("p", said, cls="empty")
     columns = [Column("Document"), Column("Answers", "number"), Column("Influence together, nats", "number")]
     return table(columns, [list(each) for each in result.sources], "documents")
 
@@ -135,8 +213,9 @@ def _enriched(result: SafetyResult) -> Html:
     if not result.enrichments:
         return Html("")
     first = result.enrichments[0]
-    said = f"{count(first.chosen)} documents are significant for some answer; the kinds that stand out most come first."
-    return join([tag("p", said), _kinds(result.enrichments, "Significant", "enriched")])
+    noun = "document has" if first.chosen == 1 else "documents have"
+    said = f"{count(first.chosen)} {noun} a shown effect for some answer; the kinds that stand out most come first."
+    return join([tag("p", said), _kinds(result.enrichments, "With effect", "enriched")])
 
 
 def _kinds(found: Sequence[Enrichment], chosen: str, key: str = "") -> Html:
@@ -164,7 +243,12 @@ def _behaviours(result: SafetyResult) -> Html:
 
 
 def _answers(responses: Sequence[ResponseAudit]) -> Html:
-    return items([(f"answer-{i}", _line(each), _inside(each)) for i, each in enumerate(responses)], "list")
+    order = {name: place for place, name in enumerate(_ORDER)}
+    ranked = sorted(
+        enumerate(responses), key=lambda pair: (order[pair[1].verdict], pair[1].detail, -(pair[1].confidence or 0.0))
+    )
+    listing = items([(f"answer-{i}", _line(each), _inside(each)) for i, each in ranked], "list")
+    return join([legend(_TERMS, "What the numbers and columns mean"), listing])
 
 
 def _line(each: ResponseAudit) -> Html:
@@ -172,35 +256,51 @@ def _line(each: ResponseAudit) -> Html:
     score = tag("span", f"judge {number(each.score)}", cls="note") if each.score is not None else ""
     return join(
         [
-            badge(f"{each.verdict} {each.confidence:.0%}", _MOOD[each.verdict]), " ",
+            badge(_verdict(each), _MOOD[each.verdict]), " ",
+            *([tag("span", "hardly the model's own", cls="chip")] if each.unlikely else []),
+            tag("span", shorten(each.id, 40, "both"), cls="note"),
             tag("b", shorten(one_line(each.prompt), 120), dir="auto"), " ",
             tag("span", said, cls="said", dir="auto"), score,
         ]
     )  # fmt: skip
 
 
+def _verdict(each: ResponseAudit) -> str:
+    if each.confidence is not None:
+        return f"{each.verdict} {each.confidence:.0%}"
+    return f"{each.verdict}: {each.detail}" if each.detail else each.verdict
+
+
 def _inside(each: ResponseAudit) -> Html:
-    likely = [(name, value) for name, value in sorted(each.likely.items(), key=lambda item: -item[1])]
+    likely = [(name, value) for name, value in sorted(each.likely.items(), key=lambda item: -item[1]) if value >= 0.01]
     beliefs = " · ".join(f"{name} {value:.0%}" for name, value in likely)
-    stats = [
-        ("Beliefs", beliefs),
-        ("Influence of the top 1 % of documents", percent(each.top_share)),
-        ("Concentration (Gini)", f"{each.gini:.2f}"),
-        ("Significant documents", count(each.significant)),
-        *[(name, shorten(one_line(value), 80)) for name, value in each.fields.items()],
+    own = "" if each.own_loss is None else f", own tokens {number(each.own_loss / max(1, each.tokens))}"
+    told = [
+        *([("Beliefs", beliefs, _TERMS["belief"])] if each.significant else []),
+        ("Loss, nats per token", f"{number(each.loss / max(1, each.tokens))}{own}", _TERMS["own tokens"]),
+        ("Influence of the top 1 % of documents", percent(each.top_share), _TERMS["top 1 %, Gini"]),
+        ("Concentration (Gini)", f"{each.gini:.2f}", _TERMS["top 1 %, Gini"]),
+        ("Documents with a shown effect", count(each.significant), "on the answer or on the contrast, q at most fdr"),
+        *[(name, shorten(one_line(value), 80), "") for name, value in each.fields.items() if value.strip()],
     ]
     contrast = (
         [tag("p", tag("b", "It should have said: "), each.contrast, cls="text", dir="auto")] if each.contrast else []
     )
     why = _reasons(f"Why {each.verdict}", each.reasons)
-    other = _reasons(f"What speaks for {each.runner_up}", each.against)
+    other = _reasons(f"What speaks for “{each.runner_up}”", each.against) if each.runner_up else ""
     parts: list[str] = [
         heat(each.trace, each.prompt, each.response),
         *contrast,
+        *[tag("p", tag("b", "Note: "), note, cls="why") for note in each.notes],
         tag("p", tag("b", "What to do: "), each.action),
         tag("div", why, other, cls="columns"),
-        tag("dl", *[tag("div", tag("dt", name), tag("dd", value)) for name, value in stats], cls="facts"),
-        tag("h4", "Documents that support the answer"),
+        stats(told),
+        tag(
+            "h4",
+            "Documents: the one it rests on, then those that support the answer"
+            if each.rests_on is not None
+            else "Documents that support the answer most",
+        ),
         document_table(each.documents, each.trace),
     ]
     if each.kinds:

@@ -14,6 +14,10 @@ from whence.interfaces import Hit, RunSummary, Token, Trace, TraceResult
 from whence.report.breakdowns import HEADS, MEANING, cells, scored_words
 from whence.report.console import line, overflow, say
 from whence.report.facts import bm25_sentence, gaps, identity, influence_rank_words, place_words, rank_words
+from whence.report.teaching import HEADS as TAUGHT_HEADS
+from whence.report.teaching import MEANING as MEANING_OF_TAUGHT
+from whence.report.teaching import TITLE as TAUGHT_TITLE
+from whence.report.teaching import cells as taught_cells
 from whence.report.text import (
     LEVELS,
     compact,
@@ -70,9 +74,14 @@ def _show_trace(trace: Trace, console: Console, limit: int) -> None:
         console,
         f"{scored_words(trace)}, influence {nats(trace.mean)} mean, {number(trace.std)} std (nats)",
     )
+    if trace.leakage is not None:
+        line(console, (trace.leakage.words, "dim"))
+        if trace.leakage.warning:
+            line(console, (trace.leakage.warning, "yellow"))
     _table("Proponents: documents that support the answer", trace, trace.proponents, console, limit)
     _table("Opponents: documents that oppose it", trace, trace.opponents, console, limit)
     _bm25(trace, console)
+    _taught(trace, console, limit)
     _breakdowns(trace, console)
 
 
@@ -193,6 +202,23 @@ def _bm25(trace: Trace, console: Console) -> None:
             told,
         )
     line(console, bm25_sentence(trace))
+
+
+def _taught(trace: Trace, console: Console, limit: int) -> None:
+    """Which documents taught the statement, if that was asked."""
+    if not trace.taught:
+        return
+    console.print()
+    line(console, (TAUGHT_TITLE, "bold"))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for name in TAUGHT_HEADS:
+        table.add_column(name, justify="right")
+    table.add_column("document", no_wrap=True, overflow=overflow(console))
+    for found in trace.taught[:limit]:
+        label = f"{shorten(one_line(found.id), 40)}  {shorten(one_line(found.excerpt), 60)}"
+        table.add_row(*(Text(say(console, cell)) for cell in taught_cells(found)), Text(say(console, label)))
+    console.print(table)
+    line(console, (MEANING_OF_TAUGHT, "dim"))
 
 
 def _show_summary(summary: RunSummary, console: Console) -> None:

@@ -23,8 +23,10 @@ __all__ = [
     "number",
     "one_line",
     "percent",
+    "plural",
     "scale",
     "shorten",
+    "signed",
     "strongest_span",
     "strongest_tokens",
     "visible",
@@ -106,15 +108,17 @@ def shorten(text: str, width: int, keep: str = "start") -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with `digits` significant digits; a dash for none or not finite.
+    """A number with `digits` significant digits and a true minus; a dash for none or not finite.
 
-    >>> number(0.012345), number(1.2e-7), number(None), number(1234.5)
-    ('0.0123', '1.20e-7', '–', '1,234')
+    >>> number(0.012345), number(1.2e-7), number(None), number(1234.5), number(-2.0)
+    ('0.0123', '1.20e-7', '–', '1,234', '−2.00')
     """
     if value is None or not math.isfinite(value):
         return MISSING
     if value == 0:
         return "0"
+    if value < 0:
+        return f"−{number(-value, digits)}"
     power = math.floor(math.log10(abs(value)))
     if -4 < power < 6:
         return f"{value:,.{max(digits - 1 - power, 0)}f}"
@@ -129,14 +133,31 @@ def nats(value: float | None) -> str:
     ('+0.500', '−0.500', '0')
     """
     text = number(value)
-    if text.startswith("-"):
-        return "−" + text[1:]
-    return text if text in ("0", MISSING) else "+" + text
+    return text if text in ("0", MISSING) or text.startswith("−") else "+" + text
 
 
 def count(value: int) -> str:
     """A whole number with thousands separated."""
     return f"{value:,}"
+
+
+def plural(value: int, one: str, more: str = "") -> str:
+    """A count with its noun.
+
+    >>> plural(1, "document"), plural(1200, "document"), plural(2, "query", "queries")
+    ('1 document', '1,200 documents', '2 queries')
+    """
+    return f"{count(value)} {one if value == 1 else more or one + 's'}"
+
+
+def signed(value: float, places: int = 2) -> str:
+    """A change with its sign and a true minus.
+
+    >>> signed(0.5), signed(-1.234), signed(-0.001)
+    ('+0.50', '−1.23', '0.00')
+    """
+    text = f"{value:+,.{places}f}"
+    return text[1:] if float(text.replace(",", "")) == 0 else text.replace("-", "−")
 
 
 def percent(share: float, digits: int = 1) -> str:

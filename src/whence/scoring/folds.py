@@ -183,9 +183,9 @@ class Spool:
             self.scores = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(queries, documents))
             self.scores[:] = np.nan
 
-    def update(self, documents: Numbers, scores: Scores) -> None:
-        """Take in the scores [Q, M] of documents [M]."""
-        self.scores[:, documents] = scores
+    def update(self, documents: Numbers, scores: Scores, first: int = 0) -> None:
+        """Take in the scores [Q, M] of documents [M], as rows from `first` on."""
+        self.scores[first : first + len(scores), documents] = scores
 
     def ranks(self, query: int, documents: Numbers, chunk: int = 1 << 20) -> Numbers:
         """Rank of documents by this query's scores: 1 plus the number of documents that score higher."""

@@ -51,7 +51,8 @@
         row.hidden = !words.every((word) => text.includes(word));
         shown += row.hidden ? 0 : 1;
       }
-      said.textContent = words.length ? `${shown} shown` : "";
+      const all = rows().length;
+      said.textContent = words.length ? `${shown} shown of ${all}` : `${all} in all`;
     });
   }
 

@@ -1,0 +1,164 @@
+"""Unsaturated EK-FAC with site weights against autograd, and from its own index."""
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import as_loaded, causal_lm, sequences
+from method_world import QUERIES, make_place, make_truth, open_run
+from oracle import dense_ekfac, gradients
+from test_capture import expected
+from whence.attributor import run_steps
+from whence.attributor.curvatures import load_curvatures
+from whence.attributor.steps import CorpusStep
+from whence.data import batch_from_sequences
+from whence.errors import InputError
+from whence.methods import Bound, Work, method_scores, parse_method
+from whence.methods.unsaturated import kind_of
+from whence.model import CausalLM, Margin, Unsaturated, language_inputs
+
+EQUAL = "head=1,embedding=1,mlp=1,attention=1,norm=1"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return make_place(tmp_path_factory.mktemp("unsaturated"))
+
+
+@pytest.fixture(scope="module")
+def owner(place):
+    made = open_run(place, place / "run")
+    run_steps([CorpusStep(made)])
+    return made
+
+
+@pytest.fixture(scope="module")
+def truth(place, owner):
+    return make_truth(place, owner)
+
+
+def scores(owner, spec):
+    return method_scores(parse_method(spec), Work(owner), owner.encode_queries(QUERIES))
+
+
+def weighted_loss(model, tokens, mask, power):
+    """Each token's -log p times a constant, one token at a time."""
+    logits = model(input_ids=torch.from_numpy(np.array(tokens))[None], use_cache=False).logits[0]
+    logp = logits.log_softmax(-1)
+    total = logits.new_zeros(())
+    for t in range(1, len(tokens)):
+        if mask[t]:
+            mine = logp[t - 1, int(tokens[t])]
+            rest = max(1 - float(mine.detach().exp()), 0.02)
+            total = total - mine * rest**-power
+    return total
+
+
+def documents(owner, truth, power):
+    rows = gradients(
+        truth.model, [lambda w=window: weighted_loss(truth.model, *w, power) for window in truth.windows]
+    )
+    flat = torch.cat([expected(truth.model, site, rows).flatten(1) for site in owner.sites], 1)
+    adds = torch.nn.functional.one_hot(torch.from_numpy(truth.owners), owner.corpus.documents).double().T
+    return adds @ flat
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["unsaturated:bits=exact", "unsaturated:bits=exact,power=1,head=3,attention=0,head_damping=0.3,damping=0.05"],
+)
+def test_against_autograd(owner, truth, spec):
+    method, found = parse_method(spec), scores(owner, spec)
+    seen = documents(owner, truth, method.power)
+    parts, shares = {}, {}
+    for site in owner.sites:
+        c = load_curvatures(owner.run.curvature, [site], "ekfac")[site.name].to("cpu", torch.float64)
+        matrix, at = dense_ekfac(c.outputs, c.inputs, c.eigenvalues), truth.slices[site.name]
+        share = method.head_damping if site.head else method.damping
+        damped = matrix + share * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=torch.float64)
+        parts[site] = truth.queries[:, at] @ torch.linalg.solve(damped, seen[:, at].T)
+        shares[site] = float(torch.linalg.solve(damped, matrix).trace())
+    weights = {site: getattr(method, kind_of(site)) for site in owner.sites}
+    scale = sum(shares.values()) / sum(weights[site] * shares[site] for site in owner.sites)
+    wanted = sum(weights[site] * scale * part for site, part in parts.items()) / owner.corpus.documents
+    assert np.abs(found - wanted.numpy()).max() < 1e-7 * np.abs(wanted.numpy()).max()
+
+
+def test_nothing_changed_is_ekfac(owner):
+    plain = scores(owner, f"unsaturated:bits=exact,power=0,{EQUAL},head_damping=0.1")
+    assert np.allclose(plain, scores(owner, "ekfac"), rtol=1e-9, atol=0)
+
+
+def test_index_agrees(owner):
+    exact = scores(owner, "unsaturated:bits=exact")
+    for bits, least in ((16, 0.99999), (8, 0.9999), (1, 0.7)):  # one bit of sites with 8 x 8 weights is coarse
+        found = scores(owner, f"unsaturated:bits={bits}")
+        assert min(np.corrcoef(a, b)[0, 1] for a, b in zip(found, exact, strict=True)) > least
+
+
+def test_a_trace_reads_its_own_index(owner):
+    """Refined influence, its parts and the listed order are those of running the model."""
+    exact = scores(owner, "unsaturated:bits=exact")
+    bound = Bound(parse_method("unsaturated:bits=8"), Work(owner))
+    result = owner.trace(QUERIES, k=3, method=bound)
+    assert result.summary.method == "unsaturated:bits=8"
+    assert "ekfac-8bit" in result.summary.recipe
+    for trace, row in zip(result.traces, exact, strict=True):
+        best = np.argsort(-row)[:3]
+        assert [hit.document for hit in trace.proponents] == best.tolist()
+        for hit in trace.proponents:
+            assert hit.influence == pytest.approx(row[hit.document], rel=1e-6)
+            assert sum(hit.sites.values()) == pytest.approx(hit.influence, rel=1e-6)
+            assert sum(window.influence for window in hit.windows) == pytest.approx(hit.influence, rel=1e-6)
+
+
+def test_every_weight_zero_is_refused(owner):
+    with pytest.raises(InputError, match="weight 0"):
+        scores(owner, "unsaturated:bits=exact,head=0,embedding=0,mlp=0,attention=0,norm=0")
+
+
+@pytest.fixture(scope="module")
+def batch():
+    model = causal_lm("llama")
+    return model, language_inputs(batch_from_sequences(sequences()), as_loaded(model))
+
+
+def grads(objective, model, inputs):
+    model.requires_grad_(True)
+    model.zero_grad()
+    objective.losses(model, inputs).sum().backward()
+    return torch.cat([p.grad.reshape(-1) for p in model.parameters()])
+
+
+def test_value_is_the_loss(batch):
+    model, inputs = batch
+    for power in (0.0, 0.5, 1.0):
+        got = Unsaturated(power).losses(model, inputs)
+        assert torch.allclose(got, CausalLM().losses(model, inputs), rtol=1e-12)
+
+
+def test_powers_lie_between_loss_and_margin(batch):
+    model, inputs = batch
+    assert torch.allclose(grads(Unsaturated(0.0), model, inputs), grads(CausalLM(), model, inputs))
+    known = -torch.expm1(-CausalLM().token_losses(model, inputs))
+    assert bool((known[inputs.predicts] > 0.02).all()), "no token is known so well that its weight is cut"
+    assert torch.allclose(grads(Unsaturated(1.0), model, inputs), grads(Margin(), model, inputs))
+
+
+def test_a_token_known_by_heart_keeps_a_bounded_gradient():
+    """At p = 1 - 1e-9 the weight is the bound's, neither infinite nor 1e9 to the power."""
+
+    class Sure(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = torch.nn.Parameter(torch.tensor([0.0, 20.7], dtype=torch.float64))
+
+        def forward(self, input_ids, **_):
+            return type("Out", (), {"logits": self.bias.expand(*input_ids.shape, 2)})
+
+    model = Sure()
+    inputs = language_inputs(
+        batch_from_sequences([(np.array([0, 1]), np.array([False, True]))]), as_loaded(causal_lm("llama"))
+    )
+    plain = grads(CausalLM(), model, inputs)
+    assert torch.allclose(grads(Unsaturated(0.5), model, inputs), plain * 0.02**-0.5)
