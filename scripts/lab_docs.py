@@ -5,8 +5,8 @@
 
 A result is ``docs/lab/SETUP.json``, or ``docs/lab/SETUP.ANYTHING.json`` for further measurements of the same set-up:
 what ``whence evaluate`` left in ``fidelity/lab/results.json``, or an object with that under ``result`` and the
-``command``. Where two files measure the same, the one whose name comes first counts. The text around the markers is
-written by hand. A test runs the check.
+``command``; those in ``docs/lab/named`` compare named methods, on banks of their own. Where two files measure the
+same, the one whose name comes first counts. The text around the markers is written by hand. A test runs the check.
 """
 
 import json
@@ -24,6 +24,7 @@ from whence.report.lab_words import WORDS, figure, interval
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "choosing-a-method.md"
 RESULTS = ROOT / "docs" / "lab"
+NAMED = RESULTS / "named"
 NOTHING = "*Not measured yet.*"
 _MARKED = re.compile(r"(<!-- lab: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _RANKS: tuple[MethodKind, ...] = ("influence", "imported", "baseline", "oracle")
@@ -58,8 +59,8 @@ def _joined(first: LabResult, second: LabResult) -> LabResult:
     return first.model_copy(update=changes)
 
 
-def page(text: str, results: Results) -> str:
-    """The page with every marked section written anew.
+def page(text: str, results: Results, named: Results) -> str:
+    """The page with every marked section written anew; `named` are the results that named methods are shown from.
 
     Raises:
         SystemExit: A marker names no section, or a section has no marker.
@@ -67,7 +68,12 @@ def page(text: str, results: Results) -> str:
     found = [match["name"] for match in _MARKED.finditer(text)]
     if sorted(found) != sorted(SECTIONS):
         raise SystemExit(f"{PAGE} must have each of these markers once: {', '.join(SECTIONS)}; it has {found}.")
-    return _MARKED.sub(lambda match: f"{match[1]}\n{SECTIONS[match['name']](results)}\n\n{match[3]}", text)
+
+    def section(match: re.Match[str]) -> str:
+        shown = SECTIONS[match["name"]](named if match["name"].startswith("named-") else results)
+        return f"{match[1]}\n{shown}\n\n{match[3]}"
+
+    return _MARKED.sub(section, text)
 
 
 def setups(results: Results) -> str:
@@ -210,12 +216,15 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
     "costs": costs,
     **{measure: compared(measure) for measure in get_args(Measure)},
     "commands": commands,
+    "named-lds": compared("lds"),
+    "named-costs": costs,
+    "named-commands": commands,
 }
 
 
 if __name__ == "__main__":
     now = PAGE.read_text(encoding="utf-8")
-    fresh = page(now, read_results())
+    fresh = page(now, read_results(), read_results(NAMED))
     if "--check" in sys.argv[1:]:
         sys.exit("docs/choosing-a-method.md is stale: run scripts/lab_docs.py" if fresh != now else 0)
     PAGE.write_text(fresh, encoding="utf-8")

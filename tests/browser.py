@@ -60,16 +60,18 @@ def narrows(page):
     boxes = page.locator("[data-find]")
     for place in range(boxes.count()):
         box = boxes.nth(place)
-        rows = page.locator(f"#{box.get_attribute('data-find')} [data-row]").all()
+        name = box.get_attribute("data-find")
+        rows = page.locator(f"#{name} > [data-row], #{name} > tbody > [data-row]").all()
         texts = [row.text_content().lower() for row in rows]
         words = sorted({word for text in texts for word in text.split() if word.isalnum()})
         some = [word for word in words if 0 < sum(word in text for text in texts) < len(texts)]
         if some:
             break
+    assert f"{len(texts)} in all" in box.text_content()
     word = some[0]
     box.locator("input").fill(word)
     assert [row.get_attribute("hidden") is None for row in rows] == [word in text for text in texts]
-    assert f"{sum(word in text for text in texts)} shown" in box.text_content()
+    assert f"{sum(word in text for text in texts)} shown of {len(texts)}" in box.text_content()
     box.locator("input").fill("")
     assert not any(row.get_attribute("hidden") for row in rows)
 

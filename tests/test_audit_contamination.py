@@ -1,6 +1,8 @@
 """`whence audit contamination` from a benchmark to a page, on a model trained here; spacings; items; planting."""
 
+import html
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +21,7 @@ from whence.audits.spacings import spaced
 from whence.errors import InputError, QueryError
 from whence.interfaces.audits import Exposure
 from whence.report import load_contamination, save_contamination
-from whence.report.contamination_page import contamination_headline, contamination_page
+from whence.report.contamination_page import contamination_headline, contamination_page, contamination_placebo
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,11 @@ def test_a_placebo_finds_no_exposure(place, tmp_path):
     found = audit(place, tmp_path / "out", "--placebo")
     assert np.mean([each.verdict in ("verbatim", "paraphrase") for each in found.items]) <= 0.05
     assert "PLACEBO" in contamination_page(found)
+    said, passed = contamination_placebo(found)
+    exposed = sum(each.verdict in ("verbatim", "paraphrase") for each in found.items)
+    assert passed == (exposed == 0)
+    assert f"said of {exposed} of {len(found.items)}" in said
+    assert said in html.unescape(contamination_page(found))
     areas = [each.auroc.value for each in found.detectors if each.name in ("effect", "presence", "there")]
     assert 0.3 < np.mean(areas) < 0.7
 
@@ -238,14 +245,58 @@ def exposure(**changes) -> Exposure:
 
 def test_each_verdict_has_its_signature():
     def verdict(**changes):
-        return judge_exposure(exposure(**changes), "d")[0]
+        return judge_exposure(exposure(**changes), "d").verdict
 
     assert verdict() == "verbatim"
     assert verdict(overlap_8=0.0, overlap_13=0.0) == "paraphrase"
     assert verdict(q_effect=0.9) == "present"
     assert verdict(same=False) == "present"
-    assert verdict(q_presence=0.9) == "same skill"
-    assert verdict(q_presence=0.9, q_effect=0.9) == "no evidence"
+    assert verdict(q_presence=0.9, overlap_13=0.0) == "same skill"
+    assert verdict(q_presence=0.9, q_effect=0.9, overlap_13=0.0) == "no evidence"
+    assert verdict(q_presence=0.9, q_effect=0.9) == "present"  # half of its runs of 13 words are seen, not tested
+
+
+def test_no_exposure_is_called_beyond_the_rate_and_none_has_no_percentage():
+    for presence in (1e-3, 0.049, 0.051, 0.3):
+        for effect in (1e-3, 0.049, 0.051, 0.37):
+            judged = judge_exposure(exposure(q_presence=presence, q_effect=effect, overlap_13=0.0), "d")
+            moved = judged.verdict in ("verbatim", "paraphrase", "same skill")
+            assert moved == (effect <= 0.05)
+            assert (judged.verdict in ("verbatim", "paraphrase", "present")) == (presence <= 0.05)
+            assert (judged.confidence is None) == (not moved)
+            assert not judged.runner_up or moved
+            assert judged.action
+            said = " ".join(judged.reasons)
+            assert ("stands out by its influence" in said) == moved
+            assert ("No effect of one document could be shown" in said) == (not moved)
+            assert "did not move" not in said
+
+
+def test_a_prediction_beside_no_shown_effect_is_called_one():
+    judged = judge_exposure(exposure(q_effect=0.37, explained=7.79), "leak-1", mover="leak-1")
+    assert "q of effect 0.37" in judged.reasons[1]
+    assert "not the same as none; without leak-1 the answer is predicted to cost 7.8 nats" in judged.reasons[1]
+
+
+def test_the_page_says_what_to_do_and_shows_one_test_alone(result):
+    page = contamination_page(result)
+    assert ">What to do</h2>" in page
+    assert page.count("What to do: ") == len(result.items)
+    assert "Effect p" not in page  # the documents' own tests are others, against other nulls
+    assert not re.search(r"(present|no evidence) \d+%", page)
+    assert re.search(r"verbatim \d+%", page)
+
+
+def test_what_calibration_flags_is_told_by_effect_and_by_presence(result):
+    for each in caught(result.items, {}, 0.05):
+        members = [item for item in result.items if (item.known or "") == each.group]
+        effect = np.mean([item.exposure.q_effect <= 0.05 for item in members])
+        presence = np.mean([item.exposure.q_presence <= 0.05 for item in members])
+        assert each.by_effect.value == pytest.approx(effect)
+        assert each.by_presence.value == pytest.approx(presence)
+        assert each.caught.value >= max(effect, presence)
+    found = result.model_copy(update={"planted": caught(result.items, {}, 0.05)})
+    assert "By effect alone" in contamination_page(found)
 
 
 def test_caught_counts_by_group(result):

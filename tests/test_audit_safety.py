@@ -1,10 +1,13 @@
 """`whence audit safety` from a file of answers to a page, on a model trained here."""
 
+import io
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from audit_world import trained
 from browser import browsing, narrows, opens, sorts
@@ -13,10 +16,14 @@ from whence.attributor import Attributor, influence_and_dots
 from whence.audits import audit_safety, load_responses
 from whence.audits.directions import direction_of
 from whence.audits.evidence import influence_on
+from whence.audits.generation import generate
+from whence.audits.membership import answer_losses, surprise
 from whence.audits.statistics import auroc
 from whence.errors import InputError, QueryError
 from whence.report import load_safety, save_safety
-from whence.report.safety_page import safety_page
+from whence.report.audit_terminal import show_safety
+from whence.report.audit_words import document_table
+from whence.report.safety_page import best_of, safety_headline, safety_page, safety_placebo
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +63,111 @@ def test_a_placebo_finds_nothing(place, tmp_path):
     found = audit(place, tmp_path / "out", "--placebo")
     assert sum(each.significant for each in found.responses) <= 1
     assert sum(each.verdict == "absorbed" for each in found.responses) <= 1
-    assert "PLACEBO" in safety_page(found)
+    page = safety_page(found)
+    assert "PLACEBO. Every answer was held against the documents on another answer" in page
+    none = [each.model_copy(update={"significant": 0}) for each in found.responses]
+    said, passed = safety_placebo(found.model_copy(update={"responses": tuple(none)}))
+    assert "found on 0 of 24: passed" in said
+    assert passed
+    one = (none[0].model_copy(update={"significant": 1}), *none[1:])
+    said, passed = safety_placebo(found.model_copy(update={"responses": one}))
+    assert "found on 1 of 24: not passed" in said
+    assert not passed
+    assert (
+        safety_placebo(found.model_copy(update={"settings": found.settings.model_copy(update={"placebo": False})}))
+        is None
+    )
+
+
+def test_verdicts_headline_and_terminal_are_governed_by_the_rate(result):
+    """What is found, what the headline counts and the q that stands beside a verdict are one and the same."""
+    found = [each for each in result.responses if each.verdict in ("absorbed", "euphemistic")]
+    assert found
+    for each in found:
+        assert best_of(each).q <= result.fdr
+        assert each.documents[0].document == each.rests_on
+    for each in result.responses:
+        assert (each.confidence is not None) == (each in found)
+        assert each.moved_by <= each.significant
+    named = sum(each.significant > 0 for each in result.responses)
+    assert named >= len(found)
+    assert f"For {named} of 24 a document that shares words has more effect than chance" in safety_headline(result)
+    console = Console(width=140, record=True, file=io.StringIO())
+    show_safety(result, console)
+    rows = {line.split()[-1]: line for line in console.export_text().splitlines() if "absorbed  " in line}
+    for each in [each for each in result.responses[:20] if each.verdict == "absorbed"]:
+        assert best_of(each).id in rows
+
+
+def test_the_terminal_shows_ids_and_where_questions_differ(result):
+    told = [
+        each.model_copy(update={"prompt": f"Question: What happened in the matter of {each.id}?"})
+        for each in result.responses
+    ]
+    console = Console(width=140, record=True, file=io.StringIO())
+    show_safety(result.model_copy(update={"responses": tuple(told)}), console)
+    text = console.export_text()
+    assert "Question: What" not in text
+    assert all(f"…{each.id}?" in text for each in told[:20])
+
+
+def test_nothing_found_has_no_percentage_on_the_page(result):
+    page = safety_page(result)
+    assert not re.search(
+        r"(confabulated|cannot tell)[^<]* \d+%", page.split('id="answers"')[1].split("<summary>", 1)[1]
+    )
+    assert re.search(r'class="verdict bad">absorbed \d+%', page)
+    assert "about the matter" not in page
+    order = re.findall(r'<summary><span class="verdict \w+">(absorbed|euphemistic|cannot tell|confabulated)', page)
+    assert len(order) == len(result.responses)
+    assert order == sorted(order, key=["absorbed", "euphemistic", "cannot tell", "confabulated"].index)
+
+
+def test_answers_that_the_model_would_not_give_are_named(place, result, tmp_path):
+    owner = Attributor(place / "run")
+    asked = [each.query.model_copy(update={"contrast": None}) for each in load_responses(str(place / "answers.jsonl"))]
+    random = asked[0].model_copy(update={"completion": " salt salt wool the because ignored slate of"})
+    own = asked[0].model_copy(update={"completion": f" {generate(owner, asked[0].prompt, 5)}"})
+    first, second = (surprise(owner, owner.encode_queries([each])[0]) for each in (random, own))
+    assert first.unlikely
+    assert not second.unlikely
+    assert second.loss == pytest.approx(sum(answer_losses(owner, owner.encode_queries([own])[0])), rel=1e-4)
+    one = result.responses[0].model_copy(
+        update={"unlikely": True, "notes": ("The model would hardly have said this.",)}
+    )
+    other = result.model_copy(update={"responses": (one, *result.responses[1:])})
+    assert "of 24 the model would hardly have said" in safety_headline(other)
+    assert "Note: " in safety_page(other)
+
+
+def test_a_contrast_that_is_the_answer_is_ignored_and_said_so(place, tmp_path):
+    rows = [json.loads(line) for line in (place / "answers.jsonl").read_text().splitlines()][:3]
+    rows[0]["contrast"] = rows[0]["response"] + " "
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = audit(place, tmp_path / "out", "--responses", tmp_path / "a.jsonl", "--traces", 0)
+    assert found.responses[0].contrast is None
+    assert "contrast ignored: it is the same text" in found.responses[0].notes[0]
+    assert found.responses[1].contrast
+    assert "3 answers are few" in found.cautions[0]
+    assert "3 answers are few" in safety_page(found)
+
+
+def test_columns_are_named_and_those_that_say_the_same_of_all_too(result):
+    first = [each.model_copy(update={"fields": {**each.fields, "type": "Question"}}) for each in result.responses]
+    page = safety_page(result.model_copy(update={"responses": tuple(first), "constant": {"type": "Question"}}))
+    assert "By half" in page
+    assert "By category, region and period" not in page
+    assert "all answers have the same: type" in page
+
+
+def test_documents_have_no_empty_tags_and_one_column_of_each_name(result):
+    first = result.responses[0].documents[0].model_copy(update={"metadata": {"region": "", "source": "gazette"}})
+    page = document_table([first])
+    assert "gazette" in page
+    assert "region" not in page
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", page)
+    assert len(set(heads)) == len(heads)
+    assert "Rank: influence" in heads
 
 
 def test_the_sources_and_their_kinds_are_named(result):
@@ -266,5 +377,6 @@ def test_the_page_in_a_browser(result, tmp_path):
     with browsing(tmp_path, safety_page(result)) as page:
         assert "absorbed" in page.inner_text("body")
         narrows(page)
-        assert result.responses[0].documents[0].id in opens(page)
+        first = max((each for each in result.responses if each.verdict == "absorbed"), key=lambda each: each.confidence)
+        assert first.documents[0].id in opens(page)
         sorts(page)

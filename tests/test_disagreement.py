@@ -30,7 +30,8 @@ def coded(vectors, windows, bits):
     codes, scales = [], []
     for at, part in zip(layouts, (vectors[:, :half], vectors[:, half:]), strict=True):
         signed = torch.from_numpy(part).float() * (2.0 * (torch.arange(half) % 3 == 0) - 1)
-        rotated = rotate_blocks(signed.reshape(-1, at.blocks, at.block)).reshape(len(part), -1)
+        rotated = rotate_blocks(signed, at.block)
+        rotated *= signed.norm() / rotated.norm()
         one, two = encode(rotated, at)
         codes.append(one)
         scales.append(two)

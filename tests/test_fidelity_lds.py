@@ -187,7 +187,7 @@ def test_differences_from_cell_to_cell_count_once_and_not_three_times(rng):
 def test_an_interval_holds_its_value_and_one_query_has_none():
     assert estimate(3.0, np.array([1.0, 2.0]), (9,)).high == 3.0
     assert estimate(0.9, np.linspace(0.5, 1.5, 9), (9,), (0.0, 1.0)).high == 1.0
-    assert estimate(0.2, np.full(9, 0.2), (1,)).model_dump() == pytest.approx({"value": 0.2, "low": -0.6, "high": 0.6})
+    assert not estimate(0.2, np.full(9, 0.2), (1,)).bounded
 
 
 @pytest.mark.parametrize("given", [(0, 5), (5, 0)])

@@ -1,6 +1,7 @@
 """`whence intervene` from a file of targets to a page, a checkpoint and back, on a model trained here."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from audit_world import events, trained
 from browser import browsing, sorts
 from command_line import launch
 from whence.report import load_intervention, save_intervention
-from whence.report.intervention_page import intervention_headline, intervention_page
+from whence.report.intervention_page import intervention_headline, intervention_page, recipe_warning
 
 SEEDS = 2
 
@@ -103,6 +104,32 @@ def test_a_second_call_trains_nothing_and_says_the_same(removed, place, monkeypa
     monkeypatch.setattr(LanguageTask, "fit", never)
     again = intervene(place, out, "--gold")
     assert again.model_copy(update={"command": ""}) == removed.model_copy(update={"command": ""})
+
+
+def test_what_will_be_trained_is_said_beforehand(removed, place, tmp_path, capsys):
+    out = removed.checkpoint.removesuffix("/model")
+    typed = [
+        "intervene", "--run", place / "run", "--query", place / "targets.jsonl", "--paraphrases",
+        place / "paraphrases.jsonl", "--utility", place / "utility.jsonl", "--exact", "--seeds", SEEDS, "--gold",
+        "--estimate",
+    ]  # fmt: skip
+    assert launch(*typed, "--out", out) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "How the model was trained: " in said  # training.json lies beside the model
+    assert re.search(r"Nothing has to be trained: all \d+ models are there; scoring comes on top\.", said)
+    assert launch(*typed, "--out", tmp_path / "new", "--seeds", SEEDS + 1) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"Training: \d models from scratch \(\d+ more are there\), about \d+ seconds", said)
+    assert not (tmp_path / "new" / "page.html").exists()
+
+
+def test_a_recipe_that_does_not_give_this_model_is_noticed(removed, place, tmp_path):
+    assert {each.group for each in removed.baselines} == {"targets", "paraphrases", "utility", "documents", "kept"}
+    assert recipe_warning(removed) == ""
+    short = json.loads((place / "training.json").read_text()) | {"epochs": 2}
+    (tmp_path / "short.json").write_text(json.dumps(short))
+    found = intervene(place, tmp_path / "o", "--gold", "--training", tmp_path / "short.json", "--no-controls")
+    assert "Careful: training again on everything does not give this model" in recipe_warning(found)
 
 
 def test_a_placebo_is_no_more_than_chance(place, tmp_path, removed):

@@ -12,25 +12,28 @@ import pytest
 from rich.console import Console
 
 from command_line import launch
-from whence.audits.asked import load_targets, numbers_in, refuse_options
+from whence.audits import choosing
+from whence.audits.asked import asked_by_audit, load_targets, numbers_in, refuse_options
 from whence.audits.effects import mean_change
 from whence.audits.plans import OneBar
 from whence.cli.intervene import _key
-from whence.cli.training import recipe_of, refuse_no_recipe
 from whence.cli.opening import refuse_missing
+from whence.cli.training import recipe_of, refuse_no_recipe
 from whence.errors import InputError, QueryError
 from whence.fidelity.bootstrap import mean_over
 from whence.interfaces import (
     Arm,
     Baseline,
     Certificate,
+    ContaminationResult,
     Effect,
     Estimate,
     InterventionResult,
     Prediction,
     QuestionChange,
+    SafetyResult,
 )
-from whence.report import show_intervention
+from whence.report import load_intervention, save_intervention, show_intervention
 from whence.report.intervention_page import intervention_headline, intervention_page, recipe_warning
 
 FREE = Estimate(value=6.98, low=-math.inf, high=math.inf)
@@ -74,15 +77,17 @@ def test_one_text_and_one_model_have_no_interval():
     assert mean_change(np.array([[6.0, 7.0]])).bounded
 
 
-def test_no_interval_is_said_and_none_is_drawn():
+def test_no_interval_is_said_and_none_is_drawn(tmp_path):
     said = " ".join(intervention_headline(result()))
-    assert "The target's −log p changed by 6.98 (no interval) nats;" in said
+    assert "The target's −log p changed by +6.98 nats;" in said
     assert "With 1 model and 1 target nothing says whether that is more than chance" in said
     page = intervention_page(result())
     assert "No interval: 1 text, 1 model." in page
     assert "inf" not in page.split("<style>")[0] + page.split("</style>")[1].replace("influence", "").lower().replace(
         "information", ""
     ).replace("infer", "")
+    save_intervention(result(), tmp_path)
+    assert load_intervention(tmp_path) == result()
     drawn = page.split("Change of the targets")[1]
     assert 'stroke="#1b1d22"' not in drawn.split("</svg>")[0]
     out = shown(result())
@@ -98,7 +103,7 @@ def test_intervals_that_are_not_even_are_written_out():
     assert "±" not in out
     assert "−1.3%" in out
     page = intervention_page(result(SURE, 4))
-    assert "−6.98 (95 % −20.00 to 1.50)" in page
+    assert "−6.98 nats each (95 % −20.00 to +1.50)" in page
     assert "−20.00 to +1.50" in page
     assert 'stroke="#1b1d22"' in page.split("Change of the targets")[1].split("</svg>")[0]
 
@@ -121,12 +126,12 @@ def test_arms_of_the_same_documents_are_one():
 
 
 def test_another_recipe_is_noticed():
-    alike = (Baseline(group="kept", model=1.0, again=1.05, most=1.08),)
+    alike = (Baseline(group="kept", model=1.0, again=1.2, low=1.1, high=1.4),)
     assert recipe_warning(result(baselines=alike)) == ""
     assert recipe_warning(result()) == ""
-    other = (Baseline(group="kept", model=1.0, again=1.3, most=1.4),)
+    other = (Baseline(group="kept", model=1.0, again=1.35, low=1.3, high=1.4),)
     said = recipe_warning(result(baselines=other))
-    assert "cost it 1.00 nats per token, and 1.30 the models trained again (from scratch with adamw, 2 epochs)" in said
+    assert "1.00 nats per token in it, 1.35 in the models trained again (from scratch with adamw, 2 epochs)" in said
     assert 'class="alarm"' in intervention_page(result(baselines=other))
     assert "Does training again give this model?" in intervention_page(result(baselines=other))
     assert "Careful: training again on everything" in " ".join(shown(result(baselines=other)).split())
@@ -169,6 +174,49 @@ def test_files_of_answers_are_targets(tmp_path):
         load_targets(write(tmp_path / "p.jsonl", {"prompt_id": "x1", "prompt_text": "Why?"}))
     with pytest.raises(QueryError, match="A query looks like"):
         load_targets(write(tmp_path / "odd.jsonl", {"one": 1}))
+
+
+def test_an_audit_names_targets_and_documents():
+    def document(name, q, influence=1.0, on_topic=True):
+        return SimpleNamespace(id=name, q=q, influence=influence, on_topic=on_topic)
+
+    def answer(name, *documents):
+        told = {"id": name, "prompt": "Why?", "response": " So.", "contrast": None}
+        return SimpleNamespace(**told, documents=documents)
+
+    audit = SafetyResult.model_construct(
+        fdr=0.05,
+        responses=(
+            answer("x1", document("d1", 0.01), document("d2", 0.2), document("d3", 0.01, -1.0)),
+            answer("x2", document("d4", 0.01, on_topic=False)),
+        ),
+    )
+    found = asked_by_audit(audit, ["x1"])
+    assert [each.id for each in found.queries] == ["x1"]
+    assert found.documents == ("d1",)
+    assert asked_by_audit(audit).documents == ("d1",)
+    assert asked_by_audit(audit, ["x2"]).documents == ()
+    with pytest.raises(InputError, match="no answer of the id x9"):
+        asked_by_audit(audit, ["x9"])
+    item = {"question": "How many?", "answer": "Two.", "documents": (document("leak", 1.0), document("other", 1.0))}
+    items = ContaminationResult.model_construct(
+        items=(
+            SimpleNamespace(id="i1", verdict="verbatim", **item),
+            SimpleNamespace(id="i2", verdict="no evidence", **item),
+        )
+    )
+    found = asked_by_audit(items)
+    assert [each.completion for each in found.queries] == [" Two.", " Two."]
+    assert found.documents == ("leak",)
+    assert asked_by_audit(items, ["i2"]).documents == ()
+
+
+def test_copies_of_a_document_are_taken_with_it(monkeypatch):
+    said = "the harbour was rebuilt after the storm and ships came back in spring with salt and wool"
+    told = [said, "nothing of the kind was ever said in any of the other towns", f"{said} again", said]
+    monkeypatch.setattr(choosing, "texts", lambda _: iter(told))
+    assert choosing.with_copies(None, [0]) == [0, 2, 3]
+    assert choosing.with_copies(None, [1]) == [1]
 
 
 def test_options_that_do_not_go_together_are_refused(tmp_path):

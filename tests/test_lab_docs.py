@@ -61,7 +61,7 @@ def write(folder, name, content):
 
 def test_the_page_is_fresh(docs):
     now = docs.PAGE.read_text(encoding="utf-8")
-    assert docs.page(now, docs.read_results()) == now, "run scripts/lab_docs.py"
+    assert docs.page(now, docs.read_results(), docs.read_results(docs.NAMED)) == now, "run scripts/lab_docs.py"
 
 
 def test_every_result_has_its_command(docs):
@@ -114,13 +114,13 @@ def test_files_of_one_set_up_are_put_together(docs, tmp_path):
 
 def test_sections_and_markers_match(docs):
     whole = "".join(f"<!-- lab: {name} -->\nold\n<!-- end -->\n" for name in docs.SECTIONS)
-    once = docs.page(f"before\n{whole}after", {"one": result(LDS, STORED)})
+    once = docs.page(f"before\n{whole}after", {"one": result(LDS, STORED)}, {})
     assert once.startswith("before\n")
     assert once.endswith("after")
     assert "old" not in once
-    assert docs.page(once, {"one": result(LDS, STORED)}) == once
+    assert docs.page(once, {"one": result(LDS, STORED)}, {}) == once
     with pytest.raises(SystemExit, match="markers once"):
-        docs.page(whole.replace("costs", "prices"), {})
+        docs.page(whole.replace("costs", "prices"), {}, {})
 
 
 def test_names_do_not_break_the_table(docs):

@@ -55,9 +55,7 @@ def weighted_loss(model, tokens, mask, power):
 
 
 def documents(owner, truth, power):
-    rows = gradients(
-        truth.model, [lambda w=window: weighted_loss(truth.model, *w, power) for window in truth.windows]
-    )
+    rows = gradients(truth.model, [lambda w=window: weighted_loss(truth.model, *w, power) for window in truth.windows])
     flat = torch.cat([expected(truth.model, site, rows).flatten(1) for site in owner.sites], 1)
     adds = torch.nn.functional.one_hot(torch.from_numpy(truth.owners), owner.corpus.documents).double().T
     return adds @ flat

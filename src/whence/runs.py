@@ -65,11 +65,11 @@ def storage_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError(
-                f"no permission for {where}. Give a folder you may write to with --run, or change its permissions."
+                f"no permission for {where}. Give a folder you may write to (--run, --out), or change its permissions."
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise StorageError(
-                f"{where} is not what a run folder needs there ({error.strerror}); move it away."
+                f"{where} is not what whence needs there ({error.strerror}); move it away."
             ) from error
         if error.errno == errno.ENOENT:
             raise IncompleteError(

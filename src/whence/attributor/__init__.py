@@ -9,6 +9,7 @@ fitting.py     covariances and eigenvalues, in parts
 indexing.py    codes of every document
 curvatures.py  fitted curvature on disk
 search.py      scores of all documents, from an index or the model
+leakage.py     what an index cannot see of a query
 details.py     exact influence by site, window and token
 texts.py       documents as words, for BM25
 trace.py       the main job

@@ -9,19 +9,22 @@ square is ``sum q^2 Lambda / (Lambda + l)^2 = sum a s`` with
     unseen  = sum a (1 - s) / sum a               share of q^T (C + l)^-1 q in directions that the damping determines
     dropped = noise / (noise + sum a s)           share of the variance of sketched scores that is the sketch's noise
 
-Test gradients outside the range of the curvature *leak*: exact cross terms vanish there, sketched ones do not (Hu et al.
-2026, arXiv:2602.10449). Their bounds are worst cases; `noise` here is our own: the mean of (sketched - exact)^2 over the
-sketch's random signs and over documents with E z z^T = diag(Lambda). Documents carry w z and queries q / ((Lambda + l)
-w), whose squares are r = w^2 Lambda on average, and u. Two coordinates j != k meet where a sketch adds them up:
+Test gradients outside the range of the curvature *leak*: exact cross terms vanish there, sketched ones do not (Hu et
+al. 2026, arXiv:2602.10449). Their bounds are worst cases; `noise` is our own: the mean of (sketched - exact)^2 over
+the sketch's random numbers and over documents with E z z^T = diag(Lambda). Documents carry w z, whose squares are
+r = w^2 Lambda on average, and queries q / ((Lambda + l) w), whose squares are u. What a sketch adds up meets:
 
-    hadamard    sum_{j != k, j = k mod kept, same block} u_j r_k
-    Kronecker   v_o sum_{a != c, b} u_ab r_cb  +  v_i sum_{a, b != d} u_ab r_ad  +  v_o v_i sum_{a != c, b != d} u_ab r_cd,
+    hadamard    sum u_j r_k                     over j != k of the same block, equal modulo the kept
+    Kronecker   v_o sum u_ab r_cb               over a != c
+                + v_i sum u_ab r_ad             over b != d
+                + v_o v_i sum u_ab r_cd         over both
                 v = (padded / rows - 1) / (padded - 1), the mean square of an off-diagonal element of P^T P
 
 Spread evenly over m coordinates, noise / (u r) is about d_l / m (`whence.curvature.dimension`). Whole codes have none.
 
 Ignored: the error of Lambda itself, what rounding to bits adds, coupling between sites and off the diagonal of the
-eigenbasis (C is taken at its word). Documents like each other are noisier together than this says.
+eigenbasis (C is taken at its word). `dropped` is about all documents alike: those close to the query score far above
+the mean square, and drown later than it says (measured, docs/method.md).
 
 Axes: Q queries, O and I sides of a site (E experts before them), B blocks of a code.
 """
@@ -70,7 +73,7 @@ def sketch_noise(encoder: SiteEncoder, turned: Tensor) -> Tensor:
 
 
 def _buckets(values: Tensor, encoder: SiteEncoder) -> Tensor:
-    """[Q, O, I] as [Q, B, meeting, kept]: a code's first `kept` Hadamard rows add up coordinates equal modulo `kept`."""
+    """[Q, O, I] as [Q, B, meeting, kept]: the first `kept` Hadamard rows add up what is equal modulo `kept`."""
     layout = encoder.layout
     turned = values.transpose(1, 2) if encoder.site.vocabulary == "inputs" else values
     padded = values.new_zeros(len(values), layout.blocks * layout.block)

@@ -338,6 +338,7 @@ class _View:
             ),
             mean=float(self.found.moments.mean[number]),
             std=float(self.found.moments.std[number]),
+            unit="nats" if self.opts.method is None else self.opts.method.unit,
             leakage=self._leakage(number),
         )
 

@@ -85,10 +85,10 @@ def baselines_of(probes: Probes, stored: Array, again: Array) -> tuple[Baseline,
         if group in probes.groups:
             tokens = probes.tokens[probes.groups[group]].sum()
             own, others = (probes.per_unit(group, losses).sum(1) / tokens for losses in (stored, again))
-            furthest = int(np.argmax(np.abs(others - own[0])))
+            ends = float(others.min()), float(others.max())
             out.append(
-                Baseline(group=group, model=own[0], again=float(others.mean()), most=float(others[furthest]))
-            )  # fmt: skip
+                Baseline(group=group, model=float(own[0]), again=float(others.mean()), low=ends[0], high=ends[1])
+            )
     return tuple(out)
 
 

@@ -3,16 +3,20 @@
 ftfy (Speer 2019) guesses what a text was. Where a byte was lost on the way (``â€`` for a closing quote whose last byte
 no encoding shows) it guesses among characters that only begin alike, and a wrong guess looks as good as a right one. A
 guess is therefore held against the text: every character that it changed, encoded as UTF-8 and decoded wrongly again,
-has to give the very characters that stood there. Knows nothing of documents.
+has to give the very characters that stood there. Where that fails, each run of characters is decoded by itself, and
+those that are no UTF-8 stay as they are. Knows nothing of documents.
 """
 
+import re
 from functools import lru_cache
 
-__all__ = ["decoded_anew", "guessed"]
+__all__ = ["decoded_anew", "guessed", "lost"]
 
 _WRONG = ("sloppy-windows-1252", "latin-1", "sloppy-windows-1251", "sloppy-windows-1250", "sloppy-windows-1253",
           "sloppy-windows-1254", "sloppy-windows-1257", "iso-8859-2", "macroman", "cp437")  # fmt: skip
 """Encodings that UTF-8 is taken for: ftfy's own list."""
+
+_RUN = re.compile(r"[^\x00-\x7f]+")  # UTF-8 that was decoded wrongly has no ASCII in it
 
 
 def guessed(text: str) -> str:
@@ -23,15 +27,40 @@ def guessed(text: str) -> str:
 
 
 def decoded_anew(text: str) -> str:
-    """The text as it was before it was decoded wrongly; as it is where that is not certain.
+    r"""The text as it was before it was decoded wrongly; as it is where that is not certain.
 
-    >>> decoded_anew("caf\u00c3\u00a9"), decoded_anew("caf\u00c3\u00a9 na\u00efve")
-    ('caf\u00e9', 'caf\u00e9 na\u00efve')
-    >>> decoded_anew("\u00e2\u20acyes") == "\u00e2\u20acyes"  # a quote whose last byte is lost: which one?
+    >>> decoded_anew("caf\u00c3\u00a9 na\u00efve") == "caf\u00e9 na\u00efve"
+    True
+    >>> decoded_anew("caf\u00c3\u00a9 \u00e2\u20ac") == "caf\u00e9 \u00e2\u20ac"  # a quote less a byte: which one?
     True
     """
     found = guessed(text)
-    return found if _gives(found, text) else text
+    if found == text or _gives(found, text):
+        return found
+    return _RUN.sub(lambda run: _alone(run.group()), text)
+
+
+def lost(text: str) -> tuple[int, int] | None:
+    """Start and stop of the first run that was decoded wrongly and cannot be brought back; None without one."""
+    found = guessed(text)
+    if found == text or _gives(found, text):
+        return None
+    wrong = (run for run in _RUN.finditer(text) if _alone(run.group()) == run.group() and run.group() not in found)
+    first = next(wrong, None)
+    return None if first is None else first.span()
+
+
+def _alone(run: str) -> str:
+    """A run of characters decoded anew if it is UTF-8 that was read as something else; else as it is."""
+    import ftfy.bad_codecs  # noqa: F401  # registers the sloppy codecs
+
+    for codec in _WRONG:
+        try:
+            found = run.encode(codec).decode("utf-8")
+        except UnicodeError:
+            continue
+        return found
+    return run
 
 
 def _gives(found: str, text: str) -> bool:

@@ -1,6 +1,7 @@
 """The verdict on an item: was it seen, and did that move the answer?
 
-    there   q <= fdr, q of presence: does one document stand out by its words (`spacings`, exponential tail of BM25)?
+    there   q <= fdr, q of presence: does one document stand out by its words (`spacings`, exponential tail of BM25)? Or
+            does it hold half of the item's runs of 13 words: that is seen, and needs no test
     moved   q <= fdr, q of effect: does one document stand out by its influence on the answer's tokens (power law)?
 
     there, moved by the document that is there       verbatim if it holds a quarter of its runs, or else paraphrase
@@ -22,6 +23,7 @@ from whence.interfaces.audits import Exposure, ExposureVerdict
 __all__ = ["Judged", "judge_exposure"]
 
 _NONE = 0.2
+_HELD = 0.5  # of an item's runs of 13 words, from which a document holds the item
 _SHOWN = 0.05  # belief below which a runner-up is not worth a word
 _ACTIONS: dict[ExposureVerdict, str] = {
     "verbatim": "Leave the item out of the score, or report accuracy without it; take the document out of the next "
@@ -63,8 +65,9 @@ def judge_exposure(found: Exposure, document: str | None, fdr: float = 0.05, mov
         fdr: Rate at which presence and effect are called.
         mover: The document with most influence on the answer; the same if None.
     """
-    there, moved = found.q_presence <= fdr, found.q_effect <= fdr
+    there, moved = found.q_presence <= fdr or found.overlap_13 >= _HELD, found.q_effect <= fdr
     present, effect = (min(1.0, max(0.0, 1.0 - q / _NONE)) for q in (found.q_presence, found.q_effect))
+    present = 1.0 if found.overlap_13 >= _HELD else present
     words = min(1.0, max(found.overlap_8, found.overlap_13) / 0.5)
     own = effect if found.same else 0.0
     likely: dict[ExposureVerdict, float] = {
@@ -94,11 +97,13 @@ def judge_exposure(found: Exposure, document: str | None, fdr: float = 0.05, mov
 def _reasons(found: Exposure, document: str, mover: str, present: bool, moved: bool) -> tuple[str, str]:
     shared = f"{found.overlap_8:.0%} of its runs of 8 words and {found.overlap_13:.0%} of those of 13"
     there = (
-        f"{document} stands out by its words: {found.presence:.1f} times the usual spacing, q of presence "
+        f"A document holds {shared}; {document} shares most words with it (q of presence {found.q_presence:.2g})."
+        if found.overlap_13 >= _HELD
+        else f"{document} stands out by its words: {found.presence:.1f} times the usual spacing, q of presence "
         f"{found.q_presence:.2g}. The document that shares most runs holds {shared}."
         if present
-        else f"No document was found to stand out by its words (q of presence {found.q_presence:.2g}); at most {shared} "
-        "are in one."
+        else f"No document was found to stand out by its words (q of presence {found.q_presence:.2g}); at most "
+        f"{shared} are in one."
     )
     foretold = f"without {mover} the answer is predicted to cost {found.explained:.2g} nats per token more"
     if moved:

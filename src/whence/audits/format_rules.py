@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from whence.audits.corpus_rows import RawDocument
-from whence.audits.encodings import decoded_anew, guessed
+from whence.audits.encodings import decoded_anew, guessed, lost
 from whence.interfaces.quality import Action, Issue
 
 __all__ = ["RULES", "format_issues", "mended"]
@@ -69,14 +69,16 @@ def _mojibake(document: RawDocument) -> Iterator[Issue]:
         found = guessed(text)
         if found == text:
             continue
-        start = next((i for i, (a, b) in enumerate(zip(text, found)) if a != b), min(len(text), len(found)))
-        stop, read = _cut(text, start, 12), found[start : _cut(found, start, 30)]
-        if decoded_anew(text) == found:
-            why = f"decoded with the wrong encoding; should read {read!r}"
-            yield _issue("mojibake", 0.97, why, document, field, start, stop, "fix")
-        else:
-            why = f"decoded with the wrong encoding and a byte lost: no rule can tell what it said, perhaps {read!r}"
-            yield _issue("mojibake", 0.9, why, document, field, start, stop, "relabel")
+        certain, gone = decoded_anew(text), lost(text)
+        if certain != text:
+            start = next((i for i, (a, b) in enumerate(zip(text, certain)) if a != b), min(len(text), len(certain)))
+            why = f"decoded with the wrong encoding; should read {certain[start : _cut(certain, start, 30)]!r}"
+            yield _issue("mojibake", 0.97, why, document, field, start, _cut(text, start, 12), "fix")
+        if gone is not None:
+            why = (
+                "decoded with the wrong encoding and a byte lost on the way: no rule can tell which character this was"
+            )
+            yield _issue("mojibake", 0.9, why, document, field, gone[0], gone[1], "relabel")
 
 
 def _cut(text: str, start: int, least: int) -> int:

@@ -25,6 +25,7 @@ class Plan:
 
     Attributes:
         cells: Bank and cells, each training once.
+        first: The one whose model is kept, which is trained before the others; None if it is there.
         there: Trainings that were done before.
         words: Where they start.
         workers: Processes that train at once.
@@ -32,6 +33,7 @@ class Plan:
     """
 
     cells: Sequence[tuple[Bank, Sequence[Cell]]]
+    first: tuple[Bank, Cell] | None
     there: int
     words: str
     workers: int
@@ -49,14 +51,18 @@ class Plan:
 
     def seconds(self) -> float:
         """What they take here, from a few real steps of each kind."""
-        return sum(seconds_of(bank.task, cells, self.workers) for bank, cells in self.cells)
+        first = "" if self.first is None else self.first[1].name
+        alone = 0.0 if self.first is None else seconds_of(self.first[0].task, [self.first[1]])
+        rest = [(bank, [cell for cell in cells if cell.name != first]) for bank, cells in self.cells]
+        return alone + sum(seconds_of(bank.task, cells, self.workers) for bank, cells in rest)
 
     def line(self) -> str:
         """For people."""
         more = "; editing and scoring come on top" if self.edits else "; scoring comes on top"
         if not self.models:
             return f"Nothing has to be trained: all {self.there} models are there{more}."
-        several = f" with {self.workers} workers" if self.workers > 1 and self.models > 1 else ""
+        together = self.models - (self.first is not None)
+        several = f" with {self.workers} workers" if self.workers > 1 and together > 1 else ""
         before = f" ({self.there} more are there)" if self.there else ""
         noun = "model" if self.models == 1 else "models"
         took = duration(self.seconds())
@@ -84,7 +90,7 @@ def plan_of(job: "Job") -> Plan:
         missing[kept[0].folder.name][kept[1].name] = kept[1]
     cells = [(banks[name], list(found.values())) for name, found in missing.items() if found]
     there = len(every) - sum(len(found) for _, found in cells)
-    return Plan(cells, there, job.start.words, job.options.workers, job.options.action == "unlearn")
+    return Plan(cells, kept, there, job.start.words, job.options.workers, job.options.action == "unlearn")
 
 
 class OneBar:

@@ -146,7 +146,7 @@ def _found(best: DocumentEvidence, fdr: float) -> Why:
             confidence=likely[first],
             likely=likely,
             runner_up=second if worth else "",
-            reasons=(_moves(best), *_reasons(first, best)),
+            reasons=(_moves(best, fdr), *_reasons(first, best)),
             against=_reasons(second, best) if worth else (),
             action=_ACTIONS[first],
         )
@@ -155,8 +155,8 @@ def _found(best: DocumentEvidence, fdr: float) -> Why:
     said = {
         "": f"No explanation has half of the belief; {first} has most ({likely[first]:.0%}).",
         "documents say otherwise": "The documents say otherwise, and bluntly.",
-        "no effect on the answer itself": f"An effect is shown on the contrast alone, not on the answer (effect p "
-        f"{_p(best.p_effect)}).",
+        "no effect on the answer itself": f"No effect is shown on the answer alone (effect p {_p(best.p_effect)}; q "
+        f"{_p(best.q_answer)}).",
     }[detail]
     return Why(
         verdict="cannot tell",
@@ -165,14 +165,14 @@ def _found(best: DocumentEvidence, fdr: float) -> Why:
         confidence=None,
         likely=likely,
         runner_up=first,
-        reasons=(said, _moves(best)),
+        reasons=(said, _moves(best, fdr)),
         against=_reasons(first, best),
         action=_ACTIONS["cannot tell"],
     )
 
 
 def _p(value: float) -> str:
-    return f"{value:.2g}"
+    return f"{value:.2g}".replace("e-0", "e-")
 
 
 def _tested(each: DocumentEvidence) -> str:
@@ -180,10 +180,14 @@ def _tested(each: DocumentEvidence) -> str:
     return f"effect on the answer p {_p(each.p_effect)}{on}; q {_p(each.q)}"
 
 
-def _moves(best: DocumentEvidence) -> str:
+def _moves(best: DocumentEvidence, fdr: float) -> str:
     """Which side an effect is shown on, with the numbers it rests on."""
-    on_contrast = best.p_contrast is not None and best.p_contrast < best.p_effect
-    side = "the contrast, what should have been said," if on_contrast else "the answer"
+    if best.q_answer <= fdr:
+        side = "the answer"
+    elif best.p_contrast is not None and best.p_contrast < best.p_effect:
+        side = "the contrast, what should have been said,"
+    else:
+        side = "answer or contrast, taken together,"
     return f"{best.id} moves {side} more than chance ({_tested(best)}; presence p {_p(best.p_presence)})."
 
 

@@ -25,10 +25,15 @@ audit_app = typer.Typer(
 )
 
 TOP = Annotated[int, typer.Option("--top", "-k", min=1, help="Documents to list for each answer.")]
-FDR = Annotated[float, typer.Option(min=0.0001, max=0.5, help="False-discovery rate at which a document is called.")]
+FDR = Annotated[
+    float,
+    typer.Option(min=0.0001, max=0.5, help="False-discovery rate; no verdict that finds something rests on more."),
+]
 EXACT = Annotated[bool, typer.Option("--exact", help="Score by running the model over the corpus; no index.")]
 INDEX = Annotated[str | None, typer.Option("--index", help="Which index of the run.", show_default=False)]
-PLACEBO = Annotated[bool, typer.Option("--placebo", help="Shuffle what is to be found: nothing may be found.")]
+PLACEBO = Annotated[
+    bool, typer.Option("--placebo", help="Shuffle what is to be found; page and terminal say what must then be none.")
+]
 OUT = Annotated[Path | None, typer.Option(help="Folder for the results (default: in the run).", show_default=False)]
 SEED = Annotated[int, typer.Option(help="Decides what is drawn.")]
 

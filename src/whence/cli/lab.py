@@ -10,7 +10,7 @@ import typer
 
 from whence.cli import options as o
 from whence.cli.opening import DEFAULT_RUN, console_of, open_run, shares_of, work
-from whence.cli.training import START, TRAINING, default_workers, refuse_no_recipe, start_of, training_of
+from whence.cli.training import START, TRAINING, default_workers, start_of, training_of
 from whence.errors import InputError, QueryError
 
 if TYPE_CHECKING:
@@ -110,7 +110,6 @@ def evaluate(
         further_epochs=further_epochs,
     )
     specs = [*_methods(pareto), *_imported(scores or ())]
-    refuse_no_recipe(run, model, training)
     owner = open_run(run, model, data, {"config": config}, device)
     lab = _lab(owner, query, training, start, settings, workers, shares, checkpoints or ())
     if not _prepared(lab, estimate, yes, len(specs)):
@@ -152,7 +151,6 @@ def tune(
     from whence.fidelity import Budget, LabSettings, save_tuned, tune_lab
 
     settings = _settings(LabSettings, measures=("lds",), subsets=subsets, seeds=seeds)
-    refuse_no_recipe(run, None, training)
     owner = open_run(run, None, None, {}, device)
     lab = _lab(owner, query, training, start, settings, workers, shares)
     if not _prepared(lab, estimate, yes):

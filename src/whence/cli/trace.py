@@ -104,7 +104,8 @@ def trace(
     searched = not exact and candidates is None and (ranking is None or ranking.reads_index)
     if index_name is None and searched and all(typed is None for typed in (config, damping, weight_decay, method)):
         index_name = _made(owner)
-    if index_name is None and searched:
+    own = ranking is None or ranking.recipe is None  # else the index is the method's, among its steps
+    if index_name is None and searched and own:
         say_size(owner, owner.recipe())
         if not work(owner, index_steps(owner), None):
             return

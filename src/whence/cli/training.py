@@ -10,7 +10,6 @@ import typer
 from whence.cli.opening import console_of
 from whence.errors import InputError
 from whence.interfaces.fidelity import RECIPES
-from whence.runs import Run
 
 if TYPE_CHECKING:
     from whence.attributor import Attributor
@@ -82,6 +81,8 @@ def refuse_no_recipe(run: Path, model: str | None, typed: Path | None) -> None:
     Raises:
         InputError: The file that was given is not there, or none lies with the model.
     """
+    from whence.runs import Run
+
     if typed is not None:
         if not typed.exists():
             raise InputError(f"--training {typed}: there is no such file.")

@@ -2,13 +2,14 @@
 
     d_l = tr C (C + l)^-1 = sum Lambda / (Lambda + l)
 
-Source: Hu, Hu, Ma & Zhao 2026, arXiv:2602.10449. *Proven there*, for influence g^T (F + l)^-1 g' with the exact Fisher F
-and a sketch of gradients before F is inverted: the error is controlled by d_l, a sketch of about d_l / eps^2 coordinates
-is enough for relative error eps, and in the worst case needed; Kronecker sketches of Kronecker factors keep that.
-*Our reading*: F is EK-FAC's block-diagonal C, so that each site has a d_l of its own and the model has their sum; the
-constant of d_l / eps^2, which the theorem leaves open, is taken as 1. Here the query is inverted *before* it is sketched,
-so what remains is the sketch's own noise, and d_l is then the mean squared norm of a document in whitened coordinates:
-d_l / m is the noise of m coordinates against a query's squared whitened norm (`whence.attributor.leakage`).
+Source: Hu, Hu, Ma & Zhao 2026, arXiv:2602.10449. *Proven there*, for influence g^T (F + l)^-1 g' with the exact Fisher
+F and a sketch of gradients before F is inverted: the error is controlled by d_l, a sketch of about d_l / eps^2
+coordinates is enough for relative error eps, and in the worst case needed; Kronecker sketches of Kronecker factors keep
+that. *Our reading*: F is EK-FAC's block-diagonal C, so that each site has a d_l of its own and the model has their sum;
+the constant of d_l / eps^2, which the theorem leaves open, is taken as 1. Here the query is inverted *before* it is
+sketched, so what remains is the sketch's own noise, and d_l is then the mean squared norm of a document in whitened
+coordinates: d_l / m is the noise of m coordinates against a query's squared whitened norm
+(`whence.attributor.leakage`).
 
 It ignores what the sample did not show: eigenvalues measured on few documents are too few and too large, and d_l can
 never be above their number.

@@ -152,13 +152,19 @@ class Baseline(_Frozen):
         group: As in `Effect`.
         model: Mean -log p per token in the run's model, nats.
         again: The same in the models trained again, mean over seeds.
-        most: Of the seed that is furthest from the run's model.
+        low, high: Of the seeds with the lowest and the highest.
     """
 
     group: str
     model: float
     again: float
-    most: float
+    low: float
+    high: float
+
+    @property
+    def gap(self) -> float:
+        """How far the run's model lies outside of what the seeds span."""
+        return max(self.low - self.model, self.model - self.high, 0.0)
 
 
 class QuestionChange(_Frozen):

@@ -123,7 +123,9 @@ class Leakage(_Frozen):
     @property
     def words(self) -> str:
         """One line that says both."""
-        sketch = f"; {self.dropped:.0%} of what the index's scores vary by is its sketch's noise" if self.dropped else ""
+        sketch = (
+            f"; {self.dropped:.0%} of what the index's scores vary by is its sketch's noise" if self.dropped else ""
+        )
         return f"{self.unseen:.0%} of the answer's gradient lies where damping decides and not the fit sample{sketch}"
 
     @property
@@ -133,7 +135,7 @@ class Leakage(_Frozen):
         if self.unseen > 0.5:
             told.append(
                 "most of this answer's gradient lies in directions that the fit sample never determined: its ranking "
-                "rests on the damping; fit on more documents, or see whether it stays the same with another --damping"
+                "rests on the damping; fit on more documents or raise --damping"
             )
         if self.dropped > 0.5:
             told.append(
@@ -184,6 +186,7 @@ class Trace(_Frozen):
     breakdowns: tuple[Breakdown, ...] = ()
     mean: float
     std: float
+    unit: str = "nats"
     leakage: Leakage | None = None
 
 

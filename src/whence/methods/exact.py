@@ -26,7 +26,7 @@ from whence.attributor.fitting import fit_sample, windows_of
 from whence.curvature import Damping
 from whence.gradients import Recipe
 from whence.methods.base import Advance, Solver, Work, diagonal_steps
-from whence.model.products import CurvatureKind, curvature_products
+from whence.model import CurvatureKind, curvature_products
 
 __all__ = ["Blocks", "Exact", "ExactSolver", "added", "chosen", "inner", "times"]
 

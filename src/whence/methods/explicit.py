@@ -133,7 +133,7 @@ class MatrixStep:
         out, start = self.method.exact(self.work).zeros(last - first), 0
         for each in out.values():
             flat, width = each.view(last - first, -1), each[0].numel()
-            here = torch.arange(max(first, start), min(last, start + width))
+            here = torch.tensor(range(max(first, start), min(last, start + width)), dtype=torch.int64)
             flat[here - first, here - start] = 1.0
             start += width
         return out

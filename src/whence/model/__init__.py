@@ -24,6 +24,7 @@ states.py      states of a training, as folders
 dropout.py     every dropout of a model
 train.py       the one training loop
 metagradient.py  the derivative of a trained model by its documents' weights
+products.py    exact products with the Gauss-Newton matrix and the Hessian
 invariance.py  whether gradients depend on what shares a batch
 capture.py     inputs and output gradients of every site, without weight gradients
 """
@@ -57,6 +58,7 @@ from whence.model.objectives import (
 )
 from whence.model.parallel import dismiss, is_lost, join_team
 from whence.model.probe import probe_sites
+from whence.model.products import CurvatureKind, curvature_products
 from whence.model.sites import block_of, find_sites, parameters_of
 from whence.model.states import (
     OPTIMIZER_FILE,
@@ -78,6 +80,7 @@ __all__ = [
     "CausalLM",
     "Classification",
     "Consumer",
+    "CurvatureKind",
     "Direction",
     "LanguageInputs",
     "LoadedModel",
@@ -88,14 +91,15 @@ __all__ = [
     "SquaredError",
     "StoredState",
     "Training",
-    "Unsaturated",
     "TrainingReplay",
     "TrainingState",
+    "Unsaturated",
     "as_loaded",
     "block_of",
     "check_invariance",
     "config_fingerprint",
     "coverage",
+    "curvature_products",
     "dismiss",
     "evenly",
     "find_sites",

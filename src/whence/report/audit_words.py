@@ -135,16 +135,14 @@ def document_table(
         Column("q", "number", 2, hint="false-discovery rate over the audit, weighted by presence"),
         Column("Rank: influence", "number", hint="among all documents"),
         Column("Rank: BM25", "number", hint="among all documents, by shared words"),
-        Column("Rank: gradient dot", "number", hint="among all documents: influence without curvature"),
-        Column("Rank: states", "number", hint="among all documents, by similarity of hidden states"),
         Column("Copies", "number", hint="near-duplicates taken together, itself included"),
     ]
     left_out: set[int] = {2, 4} if all(each.contrast is None for each in documents) else set()
     left_out |= set() if tested else {3, 4, 5, 6}
     rows: list[list[str | int | float | None]] = [
         [
-            _document(each, trace), each.influence, each.contrast, each.p_effect, each.p_contrast, each.p_presence,
-            each.q, each.influence_rank, each.bm25_rank, each.dot_rank, each.states_rank, each.copies,
+            _document(each, trace, tested), each.influence, each.contrast, each.p_effect, each.p_contrast,
+            each.p_presence, each.q, each.influence_rank, each.bm25_rank, each.copies,
         ]
         for each in documents
     ]  # fmt: skip
@@ -152,12 +150,12 @@ def document_table(
     return table([columns[place] for place in kept], [[row[place] for place in kept] for row in rows], key)
 
 
-def _document(each: DocumentEvidence, trace: Trace | None) -> Html:
+def _document(each: DocumentEvidence, trace: Trace | None, tested: bool = True) -> Html:
     chips = [
         tag("span", tag("span", shorten(name, 30)), " ", shorten(value, 50), cls="chip")
         for name, value in [pair for pair in each.metadata.items() if pair[1].strip()][:6]
     ]
-    words_shared = "present" if each.present else "shares words" if each.on_topic else "shares hardly a word"
+    words_shared = "present" if each.present and tested else "shares words" if each.on_topic else "shares hardly a word"
     about = tag("span", words_shared, cls="chip", title=f"cosine of words with the question {each.topic:.2f}")
     soft = (
         [tag("span", tag("span", "soft words"), f" {each.softness:.0%}", cls="chip")]
@@ -170,8 +168,18 @@ def _document(each: DocumentEvidence, trace: Trace | None) -> Html:
         if shared >= _RUN
         else []
     )
+    others = f"gradient dot {count(each.dot_rank)}, states {count(each.states_rank)}"
+    ranks = tag("span", tag("span", "rank by"), f" {others}", cls="chip")
     name = tag(
-        "div", tag("b", shorten(each.id, 80, "both"), cls="id"), " ", about, *soft, *words, *chips, cls="identity"
+        "div",
+        tag("b", shorten(each.id, 80, "both"), cls="id"),
+        " ",
+        about,
+        *soft,
+        *words,
+        *chips,
+        ranks,
+        cls="identity",
     )
     return join([name, _snippet(each, trace)])
 

@@ -6,7 +6,7 @@ from whence.interfaces import Hit, Trace, WindowShare
 from whence.report.facts import CHECKED, extract_words, identity, influence_rank_words, rank_words, z_score
 from whence.report.figures import bar, profile
 from whence.report.markup import Html, join, tag
-from whence.report.text import MISSING, count, nats, number, own, scale, shorten, strongest_span
+from whence.report.text import count, nats, number, own, scale, shorten, strongest_span
 from whence.report.tokens import shaded, strongest
 
 __all__ = ["bm25_table", "cards"]
@@ -21,7 +21,7 @@ def cards(trace: Trace, hits: Sequence[Hit], key: str) -> Html:
 
 
 def _card(trace: Trace, hit: Hit, largest: float, key: str) -> Html:
-    values = ",".join(number(value) for value in hit.query_tokens).replace(MISSING, "0")
+    values = ",".join(f"{value:.3g}" if value == value else "0" for value in hit.query_tokens)  # read by the script
     return tag(
         "li",
         _header(trace, hit, largest),
@@ -44,7 +44,7 @@ def _header(trace: Trace, hit: Hit, largest: float) -> Html:
         tag(
             "span",
             tag("b", nats(hit.influence)),
-            " nats",
+            f" {trace.unit}",
             cls="influence pos" if hit.influence >= 0 else "influence neg",
         ),
         bar(hit.influence, largest),

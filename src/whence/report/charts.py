@@ -56,7 +56,7 @@ def _axis(rows: Sequence[Row], field: str, log: bool = False) -> Any:
         if reach < 100:
             steps += [3.0 * step for step in steps if 3.0 * step <= reach]
         marks = sorted({0.0, *steps, *(-step for step in steps if -step >= least)})
-        return alt.Axis(values=marks, format="~g", labelOverlap="greedy")
+        return alt.Axis(values=marks, format=",~r", labelOverlap="greedy")
     if _whole(rows, field):
         return alt.Axis(tickMinStep=1, format=",d", labelOverlap="greedy", tickCount=6)
     return alt.Axis(labelOverlap="greedy", tickCount=6)

@@ -47,7 +47,7 @@ _TERMS = {
     "is easy anyway",
     "Min-K%": "mean log p of the 20 % least likely tokens of question and answer (Shi et al. 2024): nearer 0 is better "
     "known",
-    **{name: TERMS[name] for name in ("influence", "ranks", "copies", "shares words", "present")},
+    **{name: TERMS[name] for name in ("influence", "ranks", "copies", "shares words")},
 }
 _HINTS = {
     "8 words": _TERMS["8 words, 13 words"],

@@ -23,8 +23,21 @@ __all__ = [
     "place_words",
     "rank_words",
     "site_grid",
+    "unit_words",
     "z_score",
 ]
+
+
+def unit_words(unit: str) -> str:
+    """What a score says, in a clause.
+
+    >>> unit_words("score")
+    "the method's scores have no unit: read ranks, not sizes"
+    """
+    if unit == "nats":
+        return "nats: predicted drop of log p without that document"
+    return "the method's scores have no unit: read ranks, not sizes"
+
 
 SIGN = (
     "influence > 0 supports the output; unit: nats, the predicted drop of log p(completion | prompt) "

@@ -21,7 +21,6 @@ from whence.runs import write_bytes
 __all__ = ["SCHEMA", "load", "save"]
 
 SCHEMA = 1
-_UNIT = "nats; > 0 supports the output"
 
 
 def _result_bytes(result: TraceResult) -> bytes:
@@ -32,7 +31,17 @@ def _lines(result: TraceResult) -> Iterator[str]:
     for trace in result.traces:
         for kind, hits in (("proponent", trace.proponents), ("opponent", trace.opponents)):
             for hit in hits:
-                yield dumps({"query_id": trace.query_id, "list": kind, "unit": _UNIT, **hit.model_dump()}) + "\n"
+                yield (
+                    dumps(
+                        {
+                            "query_id": trace.query_id,
+                            "list": kind,
+                            "unit": f"{trace.unit}; > 0 supports the output",
+                            **hit.model_dump(),
+                        }
+                    )
+                    + "\n"
+                )
 
 
 def _parquet_bytes(result: TraceResult) -> bytes:

@@ -32,7 +32,7 @@ def page(result: TraceResult) -> str:
         script="page.js",
         title=join([_title(result)]),
         masthead=_masthead(result),
-        legend=_legend(),
+        legend=_legend(result.summary.unit),
         queries=_selector(result.traces),
         traces=join(_section(trace, i) for i, trace in enumerate(result.traces)) or _nothing(),
         about=about(result.summary),
@@ -67,7 +67,14 @@ def _share(summary: RunSummary) -> str:
     return f"{percent(coverage.share)} of {compact(coverage.parameters)} parameters"
 
 
-def _legend() -> Html:
+_UNITS = {
+    "nats": "Its unit is nats: how far log p(answer | prompt) is predicted to drop had that one document not been "
+    "trained on.",
+    "score": "This method's scores have no unit: read ranks, not sizes.",
+}
+
+
+def _legend(unit: str) -> Html:
     steps = [tag("i", cls=f"{'n' if k < 0 else 'p'}{abs(k)}" if k else None) for k in range(-LEVELS, LEVELS + 1)]
     return tag(
         "div",
@@ -79,10 +86,9 @@ def _legend() -> Html:
         tag(
             "p",
             tag("b", "Influence > 0 supports the output."),
-            " Its unit is nats: how far log p(answer | prompt) is predicted to drop had that one document not been "
-            "trained on. Every token is shaded by the influence that arises where the model predicted it, relative to "
-            "the strongest token of the same text; grey tokens were not predicted (prompts, context). Point at a token "
-            "for its value.",
+            f" {_UNITS[unit]} Every token is shaded by the influence that arises where the model predicted it, "
+            "relative to the strongest token of the same text; grey tokens were not predicted (prompts, context). Point "
+            "at a token for its value.",
         ),
         cls="legend",
     )
@@ -167,10 +173,10 @@ def _loss(trace: Trace) -> list[str]:
 def _statistics(trace: Trace) -> Html:
     facts = [
         ("Documents scored", _scored(trace)),
-        ("Mean influence", f"{nats(trace.mean)} nats"),
-        ("Standard deviation", f"{number(trace.std)} nats"),
-        ("Sum of listed support", f"{nats(sum(hit.influence for hit in trace.proponents))} nats"),
-        ("Sum of listed opposition", f"{nats(sum(hit.influence for hit in trace.opponents))} nats"),
+        ("Mean influence", f"{nats(trace.mean)} {trace.unit}"),
+        ("Standard deviation", f"{number(trace.std)} {trace.unit}"),
+        ("Sum of listed support", f"{nats(sum(hit.influence for hit in trace.proponents))} {trace.unit}"),
+        ("Sum of listed opposition", f"{nats(sum(hit.influence for hit in trace.opponents))} {trace.unit}"),
     ]
     return tag("dl", *[tag("div", tag("dt", name), tag("dd", value)) for name, value in facts], cls="stats")
 

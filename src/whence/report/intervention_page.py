@@ -42,7 +42,7 @@ _NOTE = (
 )
 
 
-_UNLIKE = 0.1  # of the model's loss per token: from there on another recipe is likelier than another seed
+_UNLIKE = 0.25  # of the model's loss per token: from there on another recipe is likelier than another seed
 _LEAST_GAP = 0.05  # nats per token
 
 
@@ -96,17 +96,17 @@ def _were(things: int) -> str:
 def recipe_warning(result: InterventionResult) -> str:
     """That models trained again on everything are not like the run's model; empty where they are.
 
-    Seeds differ little on training documents. Where the gap is a tenth of the loss, all effects are those of another
-    model than the one that was asked about.
+    Held on documents that were trained on, where seeds differ least. Where the model lies a quarter of its loss outside
+    of what seeds span, effects are those of another model than the one that was asked about.
     """
-    held = [each for each in result.baselines if each.group in ("documents", "kept", "targets")]
-    unlike = [each for each in held if abs(each.again - each.model) > max(_UNLIKE * each.model, _LEAST_GAP)]
-    worst = max(unlike, key=lambda each: abs(each.again - each.model), default=None)
+    held = [each for each in result.baselines if each.group in ("documents", "kept")]
+    unlike = [each for each in held if each.gap > max(_UNLIKE * each.model, _LEAST_GAP, each.high - each.low)]
+    worst = max(unlike, key=lambda each: each.gap, default=None)
     if worst is None:
         return ""
     return (
-        f"Careful: training again on everything does not give this model. {GROUP_WORDS[worst.group].capitalize()} cost "
-        f"it {worst.model:.2f} nats per token, and {worst.again:.2f} the models trained again ({result.training}). "
+        f"Careful: training again on everything does not give this model. {GROUP_WORDS[worst.group].capitalize()}: "
+        f"{worst.model:.2f} nats per token in it, {worst.again:.2f} in the models trained again ({result.training}). "
         "The recipe (--training), the start (--start) or the data are not those it was trained with, and what was "
         "found is true of those models."
     )
@@ -126,20 +126,26 @@ def _changed(result: InterventionResult) -> str:
     if target is None:
         return ""
     whose, each = ("The target's", "") if target.texts == 1 else ("The targets'", " each")
-    said = f"{whose} −log p changed by {interval_words(target.change)} nats{each}"
+    said = f"{whose} −log p changed by {_nats(target.change, each)}"
     again = _retrained(result)
     if again is not None:
-        said += f"; training without the documents changes it by {interval_words(again)}"
+        said += f"; training without the documents changes it by {_nats(again)}"
     foretold = result.prediction("targets")
     if foretold is not None:
-        said += f"; foretold by influence: {interval_words(foretold.change)}"
+        said += f"; foretold by influence: {_nats(foretold.change)}"
     control = next((each for each in result.arms if each.by == "random"), None)
     compared = control.effect("targets") if control is not None else None
     if compared is not None:
-        said += f"; the same done at random: {interval_words(compared.change)}"
+        said += f"; the same done at random: {_nats(compared.change)}"
     if other is not None:
         said += f". The utility set's loss changed by {_signed(other.relative)}"
     return f"{said}."
+
+
+def _nats(value: Estimate, each: str = "") -> str:
+    """A change in nats with its interval, if it has one."""
+    ends = f" (95 % {signed(value.low)} to {signed(value.high)})" if value.bounded else ""
+    return f"{signed(value.value)} nats{each}{ends}"
 
 
 def _retrained(result: InterventionResult, group: str = "targets") -> Estimate | None:
@@ -268,10 +274,10 @@ def _baselines(result: InterventionResult) -> Html:
         return Html("")
     columns = [
         Column("Texts", wide=True), Column("This model", "number"), Column("Trained again on everything", "number"),
-        Column("Seed furthest from it", "number"),
+        Column("Seeds", "number"),
     ]  # fmt: skip
     rows: list[list[Cell]] = [
-        [GROUP_WORDS[each.group], f"{each.model:.2f}", f"{each.again:.2f}", f"{each.most:.2f}"]
+        [GROUP_WORDS[each.group], f"{each.model:.2f}", f"{each.again:.2f}", f"{each.low:.2f} to {each.high:.2f}"]
         for each in result.baselines
     ]
     said = (

@@ -16,7 +16,7 @@ from whence.errors import IncompleteError, StorageError
 from whence.interfaces import CorpusResult, DocumentReport
 from whence.report.audit_files import SCHEMA, write_audit
 from whence.report.console import line, overflow, say
-from whence.report.quality_page import quality_headline, quality_page, unread
+from whence.report.quality_page import PLACEBO, quality_headline, quality_page, unread
 from whence.report.records import dumps, read_result
 from whence.report.text import one_line, percent, shorten
 from whence.runs import write_bytes
@@ -160,6 +160,8 @@ def read_reports(folder: Path) -> Iterator[DocumentReport]:
 
 def show_corpus_audit(result: CorpusResult, console: Console, limit: int = 16) -> None:
     """Print a corpus audit: kinds of issues, and the first of the review queue."""
+    if result.placebo:
+        line(console, (PLACEBO, "bold black on yellow"))
     line(console, (quality_headline(result), "bold"))
     for source, row, why in result.skipped[:_UNREAD]:
         line(console, (f"  not read: {shorten(one_line(source), 60, 'end')} row {row + 1}: {one_line(why)}", "yellow"))
@@ -174,13 +176,16 @@ def show_corpus_audit(result: CorpusResult, console: Console, limit: int = 16) -
         table.add_row(each.kind, f"{each.documents:,}", percent(each.share), each.action, told)
     console.print(table)
     queue = Table(box=None, pad_edge=False, show_edge=False, title="Most worth a look", title_justify="left")
-    names = max(8, min(32, (console.width - 9) // 3))
-    queue.add_column("do", no_wrap=True, width=7)
+    shown = [each for each in result.reports if each.issues][:limit]
+    longest = max([len("document"), *(len(one_line(each.id)) for each in shown)])
+    names = min(longest, max(8, min(32, (console.width - 9) // 3)))
+    rest = max(10, console.width - 7 - names - 4)  # a blank on either side of what stands between two columns
+    queue.add_column("do", no_wrap=True, min_width=7)
     queue.add_column("document", no_wrap=True, overflow=overflow(console))
     queue.add_column("why", no_wrap=True, overflow=overflow(console))
-    for report in [each for each in result.reports if each.issues][:limit]:
+    for report in shown:
         name = say(console, shorten(one_line(report.id), names, "both"))
-        why = say(console, shorten(one_line(report.reason), max(10, console.width - 9 - min(names, len(name)))))
+        why = say(console, shorten(one_line(report.reason), rest))
         queue.add_row(report.action, Text(name), Text(why))
     if queue.row_count:
         console.print(queue)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from whence.interfaces import CorpusResult, DocumentReport, Issue
 from whence.interfaces.quality import Action, CarriedTag
-from whence.report.audit_frame import Cell, Column, Section, audit_page, badge, figure, items, table
+from whence.report.audit_frame import Cell, Column, Section, alarm, audit_page, badge, figure, items, table
 from whence.report.charts import bars
 from whence.report.markup import Html, join, tag
 from whence.report.text import count, number, one_line, percent, plural, shorten
@@ -34,6 +34,13 @@ _ACTIONS: dict[Action, str] = {
 }
 
 
+PLACEBO = (
+    "PLACEBO. Every finding is said of another document, drawn at random. Their number is that of the real audit and "
+    "no result: what is tested is the review. Judge review.csv and give it back with --reviewed: precisions must then "
+    "be those of chance, the share of documents with such an issue. Nothing here may be applied."
+)
+
+
 def quality_headline(result: CorpusResult) -> str:
     """What was found, in a sentence."""
     flagged = result.documents - result.actions.get("keep", 0)
@@ -41,7 +48,7 @@ def quality_headline(result: CorpusResult) -> str:
     found = {action: result.actions.get(action, 0) for action in ("fix", "relabel", "drop")}
     todo = ", ".join(f"{action} {count(documents)}" for action, documents in found.items() if documents)
     kinds = ", ".join(f"{each.kind} {count(each.documents)}" for each in result.counts[:5])
-    start = "PLACEBO, issues are said of other documents: " if result.placebo else ""
+    start = "PLACEBO, every issue is said of another document than its own: " if result.placebo else ""
     asks = "asks" if flagged == 1 else "ask"
     left = unread(result)
     missing = f" {plural(left, 'row')} could not be read and {'is' if left == 1 else 'are'} not among them."
@@ -78,7 +85,9 @@ def quality_page(result: CorpusResult, folder: Path | None = None) -> str:
     return audit_page(
         title="whence: what is wrong with this data?",
         question="What is wrong with this data?",
-        headline=join([tag("p", quality_headline(result)), tag("p", f"{_reviewed(result)} {model}.")]),
+        headline=join(
+            [*_placebo(result), tag("p", quality_headline(result)), tag("p", f"{_reviewed(result)} {model}.")]
+        ),
         facts=[
             ("Data", shorten(result.data, 120, "both")),
             ("Documents", count(result.documents)),
@@ -96,6 +105,10 @@ def quality_page(result: CorpusResult, folder: Path | None = None) -> str:
         certificate=result.certificate,
         note=_READING,
     )
+
+
+def _placebo(result: CorpusResult) -> list[Html]:
+    return [alarm(PLACEBO)] if result.placebo else []
 
 
 def _reviewed(result: CorpusResult) -> str:

@@ -226,7 +226,8 @@ def _kinds(found: Sequence[Enrichment], chosen: str, key: str = "") -> Html:
     rows: list[list[str | int | float | None]] = [
         [
             each.tag, shorten(one_line(each.value), 80), each.inside, percent(each.base),
-            f"{each.odds.value:.2g} (95 % {each.odds.low:.2g} to {each.odds.high:.2g})", each.p, percent(each.mass),
+            f"{number(each.odds.value, 2)} (95 % {number(each.odds.low, 2)} to {number(each.odds.high, 2)})", each.p,
+            percent(each.mass),
         ]
         for each in found
     ]  # fmt: skip
@@ -293,7 +294,7 @@ def _inside(each: ResponseAudit) -> Html:
         *contrast,
         *[tag("p", tag("b", "Note: "), note, cls="why") for note in each.notes],
         tag("p", tag("b", "What to do: "), each.action),
-        tag("div", why, other, cls="columns"),
+        tag("div", why, other, cls="columns") if other else why,
         stats(told),
         tag(
             "h4",

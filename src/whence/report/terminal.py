@@ -13,7 +13,15 @@ from rich.text import Text
 from whence.interfaces import Hit, RunSummary, Token, Trace, TraceResult
 from whence.report.breakdowns import HEADS, MEANING, cells, scored_words
 from whence.report.console import line, overflow, say
-from whence.report.facts import bm25_sentence, gaps, identity, influence_rank_words, place_words, rank_words
+from whence.report.facts import (
+    bm25_sentence,
+    gaps,
+    identity,
+    influence_rank_words,
+    place_words,
+    rank_words,
+    unit_words,
+)
 from whence.report.teaching import HEADS as TAUGHT_HEADS
 from whence.report.teaching import MEANING as MEANING_OF_TAUGHT
 from whence.report.teaching import TITLE as TAUGHT_TITLE
@@ -72,7 +80,7 @@ def _show_trace(trace: Trace, console: Console, limit: int) -> None:
         line(console, f"loss {number(trace.loss)} nats")
     line(
         console,
-        f"{scored_words(trace)}, influence {nats(trace.mean)} mean, {number(trace.std)} std (nats)",
+        f"{scored_words(trace)}, influence {nats(trace.mean)} mean, {number(trace.std)} std ({trace.unit})",
     )
     if trace.leakage is not None:
         line(console, (trace.leakage.words, "dim"))
@@ -109,9 +117,9 @@ def _table(title: str, trace: Trace, hits: Sequence[Hit], console: Console, limi
     line(console, (title, "bold"))
     rows = [[count(hit.rank), nats(hit.influence), *_other_ranks(hit)] for hit in hits[:limit]]
     if console.width >= _NARROW:
-        console.print(_grid(rows, hits, console))
+        console.print(_grid(rows, hits, console, trace.unit))
     else:
-        _blocks(rows, hits, console)
+        _blocks(rows, hits, console, trace.unit)
     if len(hits) > limit:
         line(console, (f"and {count(len(hits) - limit)} more", "dim"))
 
@@ -124,9 +132,9 @@ def _side(hit: Hit) -> str:
     return "blue" if hit.influence >= 0 else "yellow"
 
 
-def _grid(rows: Sequence[Sequence[str]], hits: Sequence[Hit], console: Console) -> Table:
+def _grid(rows: Sequence[Sequence[str]], hits: Sequence[Hit], console: Console, unit: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, expand=True, header_style="dim")
-    heads = "#", "nats", "BM25", "gradient"
+    heads = "#", unit, "BM25", "gradient"
     for name in heads:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("document", ratio=1, no_wrap=True, overflow=overflow(console))
@@ -137,10 +145,10 @@ def _grid(rows: Sequence[Sequence[str]], hits: Sequence[Hit], console: Console) 
     return table
 
 
-def _blocks(rows: Sequence[Sequence[str]], hits: Sequence[Hit], console: Console) -> None:
+def _blocks(rows: Sequence[Sequence[str]], hits: Sequence[Hit], console: Console, unit: str) -> None:
     """For narrow terminals: three lines per document instead of a row."""
     for (rank, influence, lexical, gradient), hit in zip(rows, hits):
-        line(console, f"{rank}. ", (influence, _side(hit)), f" nats  BM25 {lexical}  gradient {gradient}")
+        line(console, f"{rank}. ", (influence, _side(hit)), f" {unit}  BM25 {lexical}  gradient {gradient}")
         console.print(_document(hit, console, console.width), no_wrap=True, overflow=overflow(console), crop=True)
 
 
@@ -191,7 +199,7 @@ def _bm25(trace: Trace, console: Console) -> None:
     for place, hit in enumerate(trace.bm25_top[:3], start=1):
         rank = hit.bm25_rank if hit.bm25_rank is not None else place
         where = f"{shorten(one_line(hit.source), 40, 'end')}:{hit.row}"
-        told = f"influence {nats(hit.influence)} nats, rank {influence_rank_words(trace, hit)}"
+        told = f"influence {nats(hit.influence)} {trace.unit}, rank {influence_rank_words(trace, hit)}"
         line(
             console,
             f"  {count(rank)}. ",
@@ -237,7 +245,7 @@ def _show_summary(summary: RunSummary, console: Console) -> None:
     line(console, one_line(settings))
     for note in summary.notes:
         line(console, one_line(note))
-    line(console, ("influence > 0 supports the answer; nats: predicted drop of log p without that document", "dim"))
+    line(console, (f"influence > 0 supports the answer; {unit_words(summary.unit)}", "dim"))
 
 
 def _missing(summary: RunSummary) -> str:

@@ -39,7 +39,8 @@
   }
 
   for (const box of document.querySelectorAll("[data-find]")) {
-    const rows = () => document.querySelectorAll(`#${CSS.escape(box.dataset.find)} [data-row]`);
+    const list = document.getElementById(box.dataset.find);
+    const rows = () => list.querySelectorAll(":scope > [data-row], :scope > tbody > [data-row]"); // none of tables within
     const said = box.querySelector("output");
     const input = box.querySelector("input");
     box.hidden = false;
