@@ -4,8 +4,9 @@
     python benchmarks/audits/chains.py OUT --table FILE            traces of BIG-Bench-Mistake (dyck languages) too
     python benchmarks/audits/chains.py OUT --small --seeds 1       a quick look
 
-(a) Traces that close brackets with a stack (dyck.py): no check of the audit knows them, so self-influence and loss have
-to tell. With --table, the file's traces whose answer is right, beside 500 generated right ones; without, generated ones
+(a) Traces that close brackets with a stack (dyck.py): no check of the audit knows them, so self-influence and loss
+have to tell; "whence (queue)" is the stronger of the two against documents of the same length, by which the audit
+ranks. With --table, the file's traces whose answer is right, beside 500 generated right ones; without, generated ones
 of which 15 % have a slip. (b) Chains of sums, 5 % or 20 % with a step that is wrong and corrected again, beside clean
 twins of the same length: the audit computes them, and without computing the signals have to tell.
 """
@@ -42,6 +43,7 @@ def main() -> None:
 def brackets(scenario: Scenario, table: Path | None, count: int, seed: int, out: Path) -> None:
     """Traces of brackets; figures over all of them, and over the table's alone."""
     from whence.audits import CorpusOptions, audit_corpus
+    from whence.audits.signals import suspicion
 
     if table is None:
         traces = dyck.generated(count, seed, slips=0.15)
@@ -55,6 +57,7 @@ def brackets(scenario: Scenario, table: Path | None, count: int, seed: int, out:
     _, reports = audit_corpus([str(folder / "corpus.jsonl")], CorpusOptions(duplicates=1.0), owner=owner)
     bad = np.array([trace.slip is not None for trace in traces])
     signals = {
+        "whence (queue)": np.array([suspicion(each.signals) for each in reports]),
         "self-influence": np.array([each.signals["self-influence"] for each in reports]),
         "loss": np.array([each.signals["loss"] for each in reports]),
         "length": np.array([float(each.characters) for each in reports]),

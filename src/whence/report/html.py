@@ -87,8 +87,8 @@ def _legend(unit: str) -> Html:
             "p",
             tag("b", "Influence > 0 supports the output."),
             f" {_UNITS[unit]} Every token is shaded by the influence that arises where the model predicted it, "
-            "relative to the strongest token of the same text; grey tokens were not predicted (prompts, context). Point "
-            "at a token for its value.",
+            "relative to the strongest token of the same text; grey tokens were not predicted (prompts, context). "
+            "Point at a token for its value.",
         ),
         cls="legend",
     )
