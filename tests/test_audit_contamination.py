@@ -19,7 +19,7 @@ from whence.audits.items import asked
 from whence.audits.planting import _leaked_by, _named, caught
 from whence.audits.spacings import spaced
 from whence.errors import InputError, QueryError
-from whence.interfaces.audits import Exposure
+from whence.interfaces.exposures import Exposure
 from whence.report import load_contamination, save_contamination
 from whence.report.contamination_page import contamination_headline, contamination_page, contamination_placebo
 

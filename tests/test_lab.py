@@ -21,7 +21,8 @@ SMALL = ("--subsets", 6, "--seeds", 2, "--workers", 1)
 
 @pytest.fixture(scope="session")
 def training(home):  # noqa: F811
-    path = home / "training.toml"
+    path = home / "settings" / "training.toml"  # beside the model it would be found without being named
+    path.parent.mkdir()
     path.write_text('optimizer = "adamw"\nlearning_rate = 0.01\nepochs = 2\nbatch = 4\n')
     return path
 

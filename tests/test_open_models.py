@@ -20,7 +20,8 @@ FILLER = [
     "the", "old", "town", "was", "built", "before", "a", "war", "and", "people", "walked", "along",
     "the", "river", "every", "day", "when", "it", "rained",
 ]  # fmt: skip
-STEPS = 150
+STEPS = 80
+"""After 150 the loss is near zero, gradients vanish, and what is left of them in experts differs between processors."""
 
 
 def corpus() -> list[dict[str, str]]:

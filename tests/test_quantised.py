@@ -67,7 +67,30 @@ def test_gradients_through_frozen_weights_in_few_bits(places):
     assert not frozen.is_floating_point()
     worst, covered = compared(loaded)
     assert covered == loaded.trained, "all of the adapter, and nothing else"
-    assert worst < 1e-5
+    assert worst < max(1e-5, 4 * rounding(loaded)), "no further from autograd than autograd is from itself"
+
+
+def rounding(loaded):
+    """How far autograd's own gradients move, at worst, when a sequence runs beside others and padded instead of alone.
+
+    Products with weights in few bits take other kernels for other shapes, on some processors more than on others.
+    """
+    data, _, _ = found(loaded)
+    model, width = loaded.model, max(len(tokens) for tokens, _ in data)
+    ids, mask = torch.zeros(len(data), width, dtype=torch.int64), torch.zeros(len(data), width, dtype=torch.bool)
+    for row, (tokens, _) in enumerate(data):
+        ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.from_numpy(tokens), True
+    worst = 0.0
+    for row, (tokens, targets) in enumerate(data):
+        length, taken = len(tokens), []
+        for batch, real, at in ((ids[row : row + 1, :length], mask[row : row + 1, :length], 0), (ids, mask, row)):
+            model.zero_grad(set_to_none=True)
+            logp = model(input_ids=batch, attention_mask=real, use_cache=False).logits[at, : length - 1].log_softmax(-1)
+            picked = logp.gather(-1, ids[row, 1:length, None])[:, 0]
+            (-(picked * torch.from_numpy(targets)[1:]).sum()).backward()
+            taken.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+        worst = max(worst, *(relative(taken[1][name], taken[0][name]) for name in taken[0]))
+    return worst
 
 
 def test_nf4_is_another_model_than_full_precision(places):

@@ -64,7 +64,7 @@ def taught(statement: NDArray[np.floating], lexical: NDArray[np.floating], words
     Returns:
         float64 [Q, N], without a unit: it orders documents of one question.
 
-    >>> taught(np.array([[0.0, 1.0, 0.0, 0.0]]), np.array([[2.0, 2.0, 0.0, 0.0]])).argmax()
+    >>> int(taught(np.array([[0.0, 1.0, 0.0, 0.0]]), np.array([[2.0, 2.0, 0.0, 0.0]])).argmax())
     1
     """
     return _standard(statement) + words * _standard(lexical)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whence.audits.statistics import auroc, bootstrap, roc, tpr_at, wilson
-from whence.interfaces.audits import Accuracy, Detector, ItemAudit
+from whence.interfaces.exposures import Accuracy, Detector, ItemAudit
 
 __all__ = ["HELD_OUT", "SIGNALS", "deciles", "detectors", "headline", "signal"]
 

@@ -28,7 +28,8 @@ from whence.audits.spacings import Spaced, spaced
 from whence.audits.statistics import benjamini_hochberg, spearman
 from whence.errors import InputError, QueryError
 from whence.interfaces import ContaminationResult, DocumentEvidence, Query
-from whence.interfaces.audits import AuditSettings, Exposure, ItemAudit
+from whence.interfaces.audits import AuditSettings
+from whence.interfaces.exposures import Exposure, ItemAudit
 
 __all__ = ["ContaminationOptions", "audit_contamination"]
 

@@ -18,7 +18,7 @@ seen once may be there and have taught nothing, and a document that taught the a
 
 from dataclasses import dataclass
 
-from whence.interfaces.audits import Exposure, ExposureVerdict
+from whence.interfaces.exposures import Exposure, ExposureVerdict
 
 __all__ = ["Judged", "judge_exposure"]
 

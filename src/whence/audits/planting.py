@@ -22,7 +22,7 @@ from whence.data import CorpusConfig, ingest
 from whence.errors import InputError
 from whence.fidelity import LanguageTask
 from whence.interfaces import ContaminationResult, Query
-from whence.interfaces.audits import Detector, ItemAudit, Planted
+from whence.interfaces.exposures import Detector, ItemAudit, Planted
 from whence.model import Training
 from whence.runs import is_done, publish, write_bytes
 

@@ -136,8 +136,8 @@ def _cautions(audits: Sequence[ResponseAudit], options: SafetyOptions, weighed: 
         passages = asked - len(audits) - given
         few = "One answer is" if len(audits) == 1 else f"{len(audits)} answers are"
         said.append(
-            f"{few} few: chance is told from {passages} passages of the corpus, which are answers to no question, so that documents that "
-            "help with any such question may pass for findings. "
+            f"{few} few: chance is told from {passages} passages of the corpus, which are answers to no question, so "
+            "that documents that help with any such question may pass for findings. "
             f"Give {_NULL} answers or more, or --null with questions about other matters."
         )
     if not any(each.contrast is not None for each in audits):

@@ -7,13 +7,15 @@ breakdowns.py  Breakdown, GroupShare                influence by group of docume
 teaching.py    Teacher                              a document that likely taught a statement
 results.py     Hit, Trace, TraceResult, Coverage …  what a user gets back
 fidelity.py    LabResult, Reading, Certificate …    how true scores were found to be
-audits.py      SafetyResult, ContaminationResult …  verdicts on answers
+audits.py      SafetyResult, DocumentEvidence …    verdicts on answers
+exposures.py   ContaminationResult, ItemAudit …    verdicts on items
 interventions.py  InterventionResult, Arm, Effect … what a repair did
 """
 
-from whence.interfaces.audits import ContaminationResult, DocumentEvidence, SafetyResult
+from whence.interfaces.audits import DocumentEvidence, SafetyResult
 from whence.interfaces.breakdowns import Breakdown, GroupShare
 from whence.interfaces.documents import Document, Origin, Skip, TokenBatch
+from whence.interfaces.exposures import ContaminationResult
 from whence.interfaces.fidelity import (
     Certificate,
     Cost,

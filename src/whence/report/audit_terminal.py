@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from whence.interfaces import ContaminationResult, SafetyResult
-from whence.interfaces.audits import ItemAudit, ResponseAudit
+from whence.interfaces.audits import ResponseAudit
+from whence.interfaces.exposures import ItemAudit
 from whence.report.audit_words import p_words
 from whence.report.console import line, overflow, say
 from whence.report.contamination_page import contamination_headline, contamination_placebo

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from whence.interfaces import ContaminationResult, Estimate
-from whence.interfaces.audits import Detector, ItemAudit
+from whence.interfaces.exposures import Detector, ItemAudit
 from whence.report.audit_frame import Cell, Column, Section, alarm, audit_page, badge, figure, items, table
 from whence.report.audit_words import TERMS, document_table, facts_of, legend, settings_table, stats
 from whence.report.charts import bars, lines, points
