@@ -380,3 +380,13 @@ def test_the_page_in_a_browser(result, tmp_path):
         first = max((each for each in result.responses if each.verdict == "absorbed"), key=lambda each: each.confidence)
         assert first.documents[0].id in opens(page)
         sorts(page)
+
+
+def test_a_finding_says_which_command_measures_its_removal(tmp_path, result):
+    """Findings alone: an answer without one has nothing to be removed."""
+    found = [each for each in result.responses if each.confidence is not None]
+    save_safety(result, tmp_path / "why")
+    page = (tmp_path / "why" / "page.html").read_text(encoding="utf-8")
+    assert found
+    assert page.count("whence intervene --audit") == len(found)
+    assert f"--id {found[0].id} --action remove" in page

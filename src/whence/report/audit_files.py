@@ -59,7 +59,7 @@ def write_audit(result: BaseModel, folder: Path, page: str, table: str, rows: Se
 
 def save_safety(result: SafetyResult, folder: Path) -> dict[str, Path]:
     """Write a safety audit; the table has one row per answer and document. See `write_audit`."""
-    return write_audit(result, folder, safety_page(result), "documents", list(_safety_rows(result)))
+    return write_audit(result, folder, safety_page(result, folder), "documents", list(_safety_rows(result)))
 
 
 def _safety_rows(result: SafetyResult) -> Iterator[Row]:
@@ -82,7 +82,7 @@ def load_safety(folder: Path) -> SafetyResult:
 
 def save_contamination(result: ContaminationResult, folder: Path) -> dict[str, Path]:
     """Write a contamination audit; the table has one row per item. See `write_audit`."""
-    return write_audit(result, folder, contamination_page(result), "items", list(_item_rows(result)))
+    return write_audit(result, folder, contamination_page(result, folder), "items", list(_item_rows(result)))
 
 
 def _item_rows(result: ContaminationResult) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from whence.interfaces import ContaminationResult, Estimate
@@ -9,6 +10,7 @@ from whence.interfaces.exposures import Detector, ItemAudit
 from whence.report.audit_frame import Cell, Column, Section, alarm, audit_page, badge, figure, items, table
 from whence.report.audit_words import TERMS, document_table, facts_of, legend, settings_table, stats
 from whence.report.charts import bars, lines, points
+from whence.report.intervention_page import intervene_command
 from whence.report.markup import Html, join, tag
 from whence.report.text import count, number, one_line, percent, shorten
 
@@ -84,6 +86,10 @@ _READING = (
 )
 
 
+_MOVED = ("verbatim", "paraphrase")
+"""Verdicts that say a document moved the answer."""
+
+
 def _words(value: Estimate | None) -> str:
     return "not known" if value is None else f"{percent(value.value)} ({percent(value.low)} to {percent(value.high)})"
 
@@ -124,8 +130,8 @@ def contamination_placebo(result: ContaminationResult) -> tuple[str, bool] | Non
     return said, not found
 
 
-def contamination_page(result: ContaminationResult) -> str:
-    """The whole page as HTML."""
+def contamination_page(result: ContaminationResult, folder: Path | None = None) -> str:
+    """The whole page as HTML; with the audit's folder, findings say which command measures a removal."""
     left = (
         [tag("p", f"{count(len(result.left_out))} items could not be asked and are left out; the reasons are below.")]
         if result.left_out
@@ -145,7 +151,7 @@ def contamination_page(result: ContaminationResult) -> str:
             Section("planted", "What this audit would have caught", _planted(result)),
             Section("detectors", "Signals against what is known", _detectors(result.detectors)),
             Section("dates", "By date, in both forms", _dates(result)),
-            Section("items", "Item by item", _items(result.items)),
+            Section("items", "Item by item", _items(result.items, folder)),
             Section("null", "Is the null right?", _levels(result)),
             Section("left-out", "Left out", _left_out(result)),
         ],
@@ -283,10 +289,10 @@ def _year(date: str | None) -> float:
         return float("nan")
 
 
-def _items(found: Sequence[ItemAudit]) -> Html:
+def _items(found: Sequence[ItemAudit], folder: Path | None) -> Html:
     order = {name: place for place, name in enumerate(EXPOSURE)}
     ranked = sorted(enumerate(found), key=lambda pair: (order[pair[1].verdict], -(pair[1].confidence or 0.0)))
-    listing = items([(f"item-{number}", _line(each), _inside(each)) for number, each in ranked], "list")
+    listing = items([(f"item-{number}", _line(each), _inside(each, folder)) for number, each in ranked], "list")
     return join([legend(_TERMS, "What the numbers and columns mean"), listing])
 
 
@@ -302,7 +308,7 @@ def _line(each: ItemAudit) -> Html:
     )  # fmt: skip
 
 
-def _inside(each: ItemAudit) -> Html:
+def _inside(each: ItemAudit, folder: Path | None) -> Html:
     found = each.exposure
     told = [
         ("8 words", percent(found.overlap_8)),
@@ -329,6 +335,7 @@ def _inside(each: ItemAudit) -> Html:
             tag("p", tag("span", each.question, cls="x"), each.answer, cls="text", dir="auto"),
             tag("ul", *[tag("li", reason) for reason in each.reasons], cls="dots why"),
             *([tag("p", tag("b", "What to do: "), each.action)] if each.action else []),
+            *([tag("p", tag("code", intervene_command(folder, each.id)))] if folder and each.verdict in _MOVED else []),
             stats([(name, value, _HINTS.get(name, "")) for name, value in told]),
             document_table(each.documents, tested=False),
         ]

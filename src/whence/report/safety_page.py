@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from whence.interfaces import DocumentEvidence, SafetyResult
@@ -20,6 +21,7 @@ from whence.report.audit_words import (
     stats,
 )
 from whence.report.charts import bars, points
+from whence.report.intervention_page import intervene_command
 from whence.report.markup import Html, join, tag
 from whence.report.text import count, number, one_line, percent, shorten
 
@@ -94,8 +96,8 @@ def best_of(each: ResponseAudit) -> DocumentEvidence | None:
     return next((found for found in each.documents if found.document == each.rests_on), None)
 
 
-def safety_page(result: SafetyResult) -> str:
-    """The whole page as HTML."""
+def safety_page(result: SafetyResult, folder: Path | None = None) -> str:
+    """The whole page as HTML; with the audit's folder, findings say which command measures a removal."""
     return audit_page(
         title="whence: why did it say that?",
         question="Why did the model say that?",
@@ -119,7 +121,7 @@ def safety_page(result: SafetyResult) -> str:
             Section("sources", "Sources that matter most", _sources(result)),
             Section("kinds", "Kinds of documents behind the answers", _enriched(result)),
             Section("behaviours", "Behaviours", _behaviours(result)),
-            Section("answers", "Answer by answer", _answers(result.responses)),
+            Section("answers", "Answer by answer", _answers(result.responses, folder)),
             Section("left-out", "Left out", _left_out(result)),
         ],
         settings=settings_table(result.settings),
@@ -243,12 +245,12 @@ def _behaviours(result: SafetyResult) -> Html:
     return join(join([tag("h3", name), document_table(documents)]) for name, documents in result.shared.items())
 
 
-def _answers(responses: Sequence[ResponseAudit]) -> Html:
+def _answers(responses: Sequence[ResponseAudit], folder: Path | None) -> Html:
     order = {name: place for place, name in enumerate(_ORDER)}
     ranked = sorted(
         enumerate(responses), key=lambda pair: (order[pair[1].verdict], pair[1].detail, -(pair[1].confidence or 0.0))
     )
-    listing = items([(f"answer-{i}", _line(each), _inside(each)) for i, each in ranked], "list")
+    listing = items([(f"answer-{i}", _line(each), _inside(each, folder)) for i, each in ranked], "list")
     return join([legend(_TERMS, "What the numbers and columns mean"), listing])
 
 
@@ -272,7 +274,7 @@ def _verdict(each: ResponseAudit) -> str:
     return f"{each.verdict}: {each.detail}" if each.detail else each.verdict
 
 
-def _inside(each: ResponseAudit) -> Html:
+def _inside(each: ResponseAudit, folder: Path | None) -> Html:
     likely = [(name, value) for name, value in sorted(each.likely.items(), key=lambda item: -item[1]) if value >= 0.01]
     beliefs = " · ".join(f"{name} {value:.0%}" for name, value in likely)
     own = "" if each.own_loss is None else f", own tokens {number(each.own_loss / max(1, each.tokens))}"
@@ -294,6 +296,11 @@ def _inside(each: ResponseAudit) -> Html:
         *contrast,
         *[tag("p", tag("b", "Note: "), note, cls="why") for note in each.notes],
         tag("p", tag("b", "What to do: "), each.action),
+        *(
+            [tag("p", tag("code", intervene_command(folder, each.id)))]
+            if folder and each.confidence is not None
+            else []
+        ),
         tag("div", why, other, cls="columns") if other else why,
         stats(told),
         tag(
