@@ -68,7 +68,10 @@ def storage_errors(path: Path) -> Iterator[None]:
                 f"no permission for {where}. Give a folder you may write to (--run, --out), or change its permissions."
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-            raise StorageError(f"{where} is not what whence needs there ({error.strerror}); move it away.") from error
+            raise StorageError(
+                f"{where} is in the way of a run folder or of a result ({error.strerror}); move it away, or name "
+                "another folder (--run, --out)."
+            ) from error
         if error.errno == errno.ENOENT:
             raise IncompleteError(
                 f"{where} is not there; the step that makes it has not finished, or it was moved."
