@@ -33,6 +33,9 @@ __all__ = ["Forgetting"]
 
 Array = NDArray[np.float64]
 
+EDITS = 2
+"""Raised when an edit comes to do something else, so that kept results of the earlier one are not taken for it."""
+
 
 class Forgetting:
     """Unlearning of one job.
@@ -234,6 +237,7 @@ class Forgetting:
         job = self.job
         bound = {
             **what,
+            "edits": EDITS,
             "task": dict(self.task.fingerprint),
             "texts": list(self.task.query_keys),
             "documents taken": list(job.main),
