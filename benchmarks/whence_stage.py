@@ -59,6 +59,7 @@ def _open(args: argparse.Namespace):
 
     fit = {"sample": args.sample, "precision": args.precision, "batch_tokens": 2048}
     recipe = {
+        "method": "ekfac",  # what the peers compute
         "bits": args.bits,
         "projection": args.projection,
         "coordinates": args.coordinates,

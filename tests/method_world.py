@@ -33,12 +33,14 @@ def make_place(folder: Path, kind: str = "llama", dtype: torch.dtype = torch.flo
     return folder
 
 
-def open_run(place: Path, run: Path, data: str = "corpus.jsonl", dtype: str = "float64", corpus=None, **fit):
+def open_run(
+    place: Path, run: Path, data: str = "corpus.jsonl", dtype: str = "float64", corpus=None, recipe=None, **fit
+):
     """A run of it, fitted on everything in full precision unless told otherwise."""
     settings = {
         "model": {"dtype": dtype},
         "fit": {"sample": 1.0, "parts": 2, "precision": "full", "batch_tokens": 60, **fit},
-        "recipe": {"precision": "full"},
+        "recipe": {"method": "ekfac", "precision": "full", **(recipe or {})},
         "corpus": {"share_documents": 10, "context": 9, **(corpus or {})},
     }
     return Attributor(run, model=str(place / "model"), data=[str(place / data)], settings=settings, device="cpu")

@@ -20,7 +20,7 @@ N = DOCUMENTS
 FIT = {"sample": 1.0, "parts": 2, "precision": "full", "batch_tokens": 60}
 SETTINGS = {
     "fit": FIT,
-    "recipe": {"bits": 16, "projection": "none", "precision": "full"},
+    "recipe": {"method": "ekfac", "bits": 16, "projection": "none", "precision": "full"},
     "corpus": {"share_documents": 10, "context": 32},
 }
 QUERIES = [

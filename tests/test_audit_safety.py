@@ -33,6 +33,9 @@ def place(tmp_path_factory):
     return folder
 
 
+ASKED = ("", "Tell me. ", "In short: ")
+
+
 def audit(place, out, *more) -> object:
     status = launch(
         "audit", "safety", "--run", place / "run", "--model", place / "model", "--data", place / "corpus.jsonl",
@@ -275,16 +278,21 @@ def test_the_model_answers_prompts_without_a_response(place, tmp_path):
 
 def test_behaviours_are_means_of_their_answers(place, tmp_path):
     rows = [json.loads(line) for line in (place / "answers.jsonl").read_text().splitlines()][:6]
+    same = [{**rows[0], "id": f"same{n}", "prompt": f"{said}{rows[0]['prompt']}"} for n, said in enumerate(ASKED)]
     path = tmp_path / "b.jsonl"
-    path.write_text("".join(json.dumps({**row, "behaviour": "blames"}) + "\n" for row in rows))
+    named = [*({**row, "behaviour": "blames"} for row in rows), *({**row, "behaviour": "one claim"} for row in same)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in named))
     found = audit(place, tmp_path / "out", "--responses", path, "--traces", 0)
-    assert set(found.shared) == {"blames"}
+    assert set(found.shared) == {"blames", "one claim"}
     behind = found.shared["blames"]
     assert len(behind) == 8
     assert [each.influence_rank for each in behind] == list(range(1, 9))
     p = [each.p_effect for each in behind]
     assert p == sorted(p)
-    assert behind[0].id.endswith("-planted")
+    assert all(each.q > 0.05 for each in behind), "six claims about six events share no document"
+    one = found.shared["one claim"]
+    assert all(each.id.endswith("-planted") for each in one[:2]), "documents that say the same of other events are near"
+    assert max(one, key=lambda each: each.influence).id == f"{rows[0]['id']}-planted"
 
 
 def test_hostile_text_stays_text(result):

@@ -83,7 +83,7 @@ def test_another_ranking_of_the_same_run_is_not_certified(copy, whence, queries,
     whence("evaluate", "--run", copy, "--query", queries, "--training", training, *SMALL, "--measures", "lds")
     whence("trace", "--run", copy, *ASK, "--exact")
     assert certificate_in(copy)["state"] == "not measured"
-    assert "it is for ekfac-1bit" in certificate_in(copy)["line"]
+    assert "it is for unsaturated-1bit" in certificate_in(copy)["line"]
 
 
 def test_every_measure_and_every_baseline(copy, whence, queries, training):  # noqa: F811

@@ -13,8 +13,8 @@ from whence.attributor.curvatures import load_curvatures
 from whence.attributor.steps import CorpusStep
 from whence.data import batch_from_sequences
 from whence.errors import InputError
+from whence.gradients import kind_of
 from whence.methods import Bound, Work, method_scores, parse_method
-from whence.methods.unsaturated import kind_of
 from whence.model import CausalLM, Margin, Unsaturated, language_inputs
 
 EQUAL = "head=1,embedding=1,mlp=1,attention=1,norm=1"
@@ -63,7 +63,7 @@ def documents(owner, truth, power):
 
 @pytest.mark.parametrize(
     "spec",
-    ["unsaturated:bits=exact", "unsaturated:bits=exact,power=1,head=3,attention=0,head_damping=0.3,damping=0.05"],
+    ["unsaturated:bits=exact", "unsaturated:bits=exact,power=1,head=3,attention=0,head_damping=6,damping=0.05"],
 )
 def test_against_autograd(owner, truth, spec):
     method, found = parse_method(spec), scores(owner, spec)
@@ -72,7 +72,7 @@ def test_against_autograd(owner, truth, spec):
     for site in owner.sites:
         c = load_curvatures(owner.run.curvature, [site], "ekfac")[site.name].to("cpu", torch.float64)
         matrix, at = dense_ekfac(c.outputs, c.inputs, c.eigenvalues), truth.slices[site.name]
-        share = method.head_damping if site.head else method.damping
+        share = method.damping * (method.head_damping if site.head else 1)
         damped = matrix + share * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=torch.float64)
         parts[site] = truth.queries[:, at] @ torch.linalg.solve(damped, seen[:, at].T)
         shares[site] = float(torch.linalg.solve(damped, matrix).trace())
@@ -83,7 +83,7 @@ def test_against_autograd(owner, truth, spec):
 
 
 def test_nothing_changed_is_ekfac(owner):
-    plain = scores(owner, f"unsaturated:bits=exact,power=0,{EQUAL},head_damping=0.1")
+    plain = scores(owner, f"unsaturated:bits=exact,power=0,{EQUAL},head_damping=1")
     assert np.allclose(plain, scores(owner, "ekfac"), rtol=1e-9, atol=0)
 
 
@@ -100,7 +100,7 @@ def test_a_trace_reads_its_own_index(owner):
     bound = Bound(parse_method("unsaturated:bits=8"), Work(owner))
     result = owner.trace(QUERIES, k=3, method=bound)
     assert result.summary.method == "unsaturated:bits=8"
-    assert "ekfac-8bit" in result.summary.recipe
+    assert "unsaturated-8bit" in result.summary.recipe
     for trace, row in zip(result.traces, exact, strict=True):
         best = np.argsort(-row)[:3]
         assert [hit.document for hit in trace.proponents] == best.tolist()
@@ -111,7 +111,7 @@ def test_a_trace_reads_its_own_index(owner):
 
 
 def test_every_weight_zero_is_refused(owner):
-    with pytest.raises(InputError, match="weight 0"):
+    with pytest.raises(InputError, match="weights of sites are 0"):
         scores(owner, "unsaturated:bits=exact,head=0,embedding=0,mlp=0,attention=0,norm=0")
 
 
@@ -160,3 +160,79 @@ def test_a_token_known_by_heart_keeps_a_bounded_gradient():
     )
     plain = grads(CausalLM(), model, inputs)
     assert torch.allclose(grads(Unsaturated(0.5), model, inputs), plain * 0.02**-0.5)
+
+
+def test_it_is_what_a_run_does_without_a_method(place, tmp_path):
+    """Scores by the model, from an index, at the top of a trace and of teachers: all are the named method's."""
+    run = open_run(place, tmp_path / "run", recipe={"method": None})
+    assert run.config.recipe.method == "unsaturated"
+    assert run.config.fit.method == "ekfac"
+    wanted = scores(run, "unsaturated:bits=exact")
+    assert np.allclose(run.scores(QUERIES, exact=True), wanted, rtol=1e-9, atol=0)
+    assert not np.allclose(wanted, scores(run, "ekfac"), rtol=0.2)
+    recipe = run.config.recipe.model_copy(update={"bits": 16}).resolved(run.sites)
+    run.index(recipe)
+    got = run.scores(QUERIES, index=recipe.name)
+    assert min(np.corrcoef(a, b)[0, 1] for a, b in zip(got, wanted, strict=True)) > 0.99999
+    result = run.trace(QUERIES, k=3, index=recipe.name)
+    assert result.summary.method == "unsaturated"
+    assert "at the head" in result.summary.damping
+    for trace, row in zip(result.traces, wanted, strict=True):
+        assert {hit.document: hit.influence for hit in trace.proponents} == pytest.approx(
+            {int(d): row[d] for d in np.argsort(-row)[:3]}, rel=1e-6
+        )
+        for hit in trace.proponents:
+            assert sum(hit.sites.values()) == pytest.approx(hit.influence, rel=1e-6)
+            if trace.contrast is None:  # shares leave a contrast out
+                assert sum(share for share in hit.query_tokens if share) == pytest.approx(hit.influence, rel=1e-5)
+    for teachers, row in zip(run.teachers(QUERIES, k=3, index=recipe.name), wanted, strict=True):
+        assert [t.influence for t in teachers] == pytest.approx([row[t.document] for t in teachers], rel=1e-6)
+
+
+def test_a_run_that_says_ekfac_stays_so(place, tmp_path):
+    """What is on disk keeps its method, a setting that was called otherwise included."""
+    import json
+
+    first = open_run(place, tmp_path / "run")
+    assert first.config.recipe.method == "ekfac"
+    run_steps([CorpusStep(first)])
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())
+    for name in ("power", "weights"):
+        del stored["config"]["recipe"][name]
+    stored["config"]["recipe"]["unsaturated"] = 0.0
+    (tmp_path / "run" / "run.json").write_text(json.dumps(stored))
+    again = open_run(place, tmp_path / "run", recipe={"method": None})
+    assert again.config.recipe == first.config.recipe
+    assert np.allclose(again.scores(QUERIES, exact=True), scores(again, "ekfac"), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "method", "fitted"),
+    [
+        ({}, "unsaturated", "ekfac"),
+        ({"recipe": {"method": "kfac"}}, "kfac", "kfac"),
+        ({"recipe": {"method": "unsaturated"}}, "unsaturated", "ekfac"),
+        ({"fit": {"method": "identity"}}, "identity", "identity"),
+        ({"fit": {"method": "ekfac"}, "recipe": {"method": "unsaturated"}}, "unsaturated", "ekfac"),
+    ],
+)
+def test_curvature_follows_the_method(settings, method, fitted):
+    from whence.attributor.config import complete
+
+    config = complete({"model": {"model": "m"}, "corpus": {"data": ["d"]}, **settings}, 16, 99)
+    assert (config.recipe.method, config.fit.method) == (method, fitted)
+
+
+def test_kinds_of_sites():
+    """By place and name, as the models that are supported call them."""
+    from whence.interfaces import Site
+
+    names = {
+        "model.layers.0.self_attn.q_proj": "attention", "transformer.h.0.attn.c_attn": "attention",
+        "gpt_neox.layers.0.attention.dense": "attention", "backbone.layers.0.mixer.in_proj": "attention",
+        "backbone.layers.1.mixer.up_proj": "mlp", "backbone.layers.3.mixer.experts.up_proj": "mlp",
+        "model.layers.0.mlp.experts.gate_up_proj": "mlp", "transformer.h.0.mlp.c_fc": "mlp",
+        "model.layers.0.block_sparse_moe.gate": "mlp", "model.layers.0.mlp.down_proj.lora_A.default": "mlp",
+        "model.layers.0.self_attn.v_proj.lora_B.default": "attention",
+    }  # fmt: skip
+    assert {name: kind_of(Site(name, 8, 4, False, (), None, ())) for name in names} == names

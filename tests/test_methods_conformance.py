@@ -37,6 +37,12 @@ SPECS = {
     "trackstar": "trackstar:k=3,bits=32",
     "fisher": "fisher:coordinates=16,bits=32",
     "unsaturated": "unsaturated:bits=exact",
+    "proxy": "proxy:model=small",
+    "iprox": "iprox:share=0.6,align=3",
+    "bm25": "bm25:k1=1.2",
+    "tfidf": "tfidf",
+    "representations": "representations:layers=0.5+1",
+    "combined": "combined:of=(ekfac:damping=0.2)+bm25+(representations:layers=0+1),weights=1+0.5+0.25",
 }
 """Every method with settings that make it small; a method without a line here fails the suite."""
 
@@ -44,6 +50,16 @@ SPECS = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     return make_place(tmp_path_factory.mktemp("conformance"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small(tmp_path_factory):
+    """A model of one layer where `proxy` looks for it."""
+    folder = make_place(tmp_path_factory.mktemp("proxies"), num_hidden_layers=1)
+    (folder / "model").rename(folder / "small")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -201,7 +201,7 @@ def test_self_influence_is_influence_on_oneself(place, tmp_path):
     document = run.corpus.document(0)
     query = run.encode_queries([Query(completion=text)])[0]
     np.testing.assert_array_equal(query.text.tokens, document.tokens)
-    scores = exact_influence(run, [query], run.recipe())
+    scores = exact_influence(run, [query], run.recipe().alike)
     assert own[0] == pytest.approx(scores[0, 0], rel=1e-9)
 
 
@@ -258,7 +258,7 @@ def test_a_result_belongs_to_its_queries_and_settings(owner, lab, place):
 
 
 def test_an_index_of_the_run_is_a_method(owner, lab, place):
-    recipe = Recipe(bits=1, projection="none", precision="full")
+    recipe = Recipe(method="ekfac", bits=1, projection="none", precision="full")
     (scored,) = run_methods(owner, QUERIES, [method_of(recipe)], place / "lab")
     np.testing.assert_allclose(scored.scores, lab["EK-FAC, 1 bit"].scores, rtol=1e-6)
     with pytest.raises(InputError, match="is damped by λ = 1"):
@@ -274,7 +274,7 @@ def test_costs_are_honest_about_what_is_shared(lab):
         assert each.seconds > 0, name
         assert each.passes == pytest.approx(each.fit + each.index + each.query), name
         assert each.query > 0, name
-        if not name.startswith(("EK-FAC", "K-FAC", "diagonal")):
+        if not name.startswith(("EK-FAC", "K-FAC", "diagonal", "unsaturated")):
             assert each.fit == 0, name
     whole = [cost[name] for name in cost if name.startswith("EK-FAC, ")]
     assert len({each.fit for each in whole}) == 1, "one fit, one cost"

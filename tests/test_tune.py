@@ -15,10 +15,10 @@ from conftest import write_jsonl
 from whence import Attributor
 from whence.data import load_queries
 from whence.errors import InputError
-from whence.fidelity import Budget, LabSettings, MethodSpec
+from whence.fidelity import LabSettings, MethodSpec
+from whence.fidelity.halved import Halved, split
 from whence.fidelity.scorers import select_sites
 from whence.fidelity.subsets import halves
-from whence.fidelity.tune import _Tuner, split
 
 PROMPTS = (
     "the harbour was", "a town of", "built before", "the old river",
@@ -154,9 +154,9 @@ def a_lab(query_keys, documents: int, subsets: int) -> SimpleNamespace:
 
 def test_what_is_equal_is_in_one_half_and_once():
     lab = a_lab("aabcdeefghhija", documents=6, subsets=64)
-    tuner = _Tuner(lab, Budget())
+    halved = Halved(lab)
     scores = np.arange(14.0)[:, None] * np.ones(6)
-    halves_of = [tuner.part(scores, report) for report in (False, True)]
+    halves_of = [halved.part(scores, report) for report in (False, True)]
     asked = [{"aabcdeefghhija"[int(row[0])] for row in rows} for rows, _, _ in halves_of]
     assert sorted(asked[0] | asked[1]) == list("abcdefghij")
     assert len(halves_of[0][0]) == len(halves_of[1][0]) == 5
@@ -173,7 +173,7 @@ def test_what_is_equal_is_in_one_half_and_once():
 )
 def test_too_few_that_differ_are_refused(keys, documents, subsets, found):
     with pytest.raises(InputError, match=f"8 different queries and 16 different .* there are {found}"):
-        _Tuner(a_lab(keys, documents, subsets), Budget())
+        Halved(a_lab(keys, documents, subsets))
 
 
 def test_a_small_bank_is_refused_before_it_is_trained(copy, refused, options):  # noqa: F811

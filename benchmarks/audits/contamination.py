@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from scenario import Scenario
-from small import train, write_rows
+from small import opened, train, write_rows
 from word_problems import Problem, problems
 
 MOVED = 0.3  # nats per token
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--gsm8k", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--method", help="of scoring documents (default: that of a new run)")
     parser.add_argument("--small", action="store_true")
     typed = parser.parse_args()
     each, background = (40, 200) if typed.small else (120, 800)
@@ -67,9 +68,8 @@ def leaked(problem: Problem, name: str) -> str:
     return problem.question + problem.answer if name == "verbatim" else problem.other
 
 
-def audited(folder: Path, groups: dict[str, list[Problem]], seed: int):
+def audited(folder: Path, groups: dict[str, list[Problem]], seed: int, method: str | None = None):
     """Audit a trained folder's items; half of the groups dated before a cut-off, half after, at random."""
-    from whence.attributor import Attributor
     from whence.audits import ContaminationOptions, audit_contamination, load_items
 
     draw = random.Random(seed)
@@ -79,7 +79,7 @@ def audited(folder: Path, groups: dict[str, list[Problem]], seed: int):
         for p in members
     ]
     write_rows(folder / "items.jsonl", rows)
-    owner = Attributor(folder / "run", model=str(folder / "model"), data=[str(folder / "corpus.jsonl")])
+    owner = opened(folder, method)
     items = load_items(str(folder / "items.jsonl"))
     return audit_contamination(owner, items, folder / "scores", ContaminationOptions(exact=True))
 
@@ -95,7 +95,7 @@ def run(leaks, dates, made, each, background, times, seed, typed) -> None:
     random.Random(seed).shuffle(rows)
     folder = typed.out / f"s4-{times}-{seed}"
     train(folder, rows, seed=seed, epochs=20 if times == 1 else 8, context=416, repeats=repeats)
-    result = audited(folder, groups, seed)
+    result = audited(folder, groups, seed, typed.method)
     found = {(each.group, each.name): each for each in result.detectors}
     loss = {name: np.mean([i.exposure.loss for i in result.items if i.known == name]) for name in groups}
     figures: dict[str, float] = {}
@@ -141,7 +141,7 @@ def sister(leaks, made, each, background, seed, typed) -> None:
     folder = typed.out / f"s4-sister-{seed}"
     rows = [{"id": f"rest-{p.id}", "text": p.question + p.answer} for p in rest]
     train(folder, rows, seed=seed, epochs=20, context=416)
-    result = audited(folder, groups, seed)
+    result = audited(folder, groups, seed, typed.method)
     exposed = [i.verdict in ("verbatim", "paraphrase") for i in result.items]
     flagged = [i.verdict != "no evidence" for i in result.items]
     leaks.add("whence sister", {"sister_flags": float(np.mean(exposed)), "any_verdict": float(np.mean(flagged))})

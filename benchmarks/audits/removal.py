@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=15)
-    parser.add_argument("--damping", type=float, default=1.0)
+    parser.add_argument("--method", help="of scoring documents (default: that of a new run)")
     typed = parser.parse_args()
     scenario = Scenario("S3", "removal moves behaviour")
     for seed in range(typed.seeds):
@@ -61,7 +61,7 @@ def _one(scenario: Scenario, seed: int, typed) -> None:
     from whence.report import save_intervention
 
     folder = prepared(typed.out / f"s3-{seed}", forget_world(seed), seed, typed.epochs)
-    owner, questions = opened(folder, typed.damping), asked(folder)
+    owner, questions = opened(folder, typed.method), asked(folder)
     training, _ = load_training(folder / "training.json")
     start = Start(str(folder / "start"), True)
 

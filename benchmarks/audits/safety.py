@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--background", type=Path, help="text file of neutral passages, for --table")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=20)
-    parser.add_argument("--damping", type=float, default=1.0, help="of mean curvature; see docs/lab-notes.md")
+    parser.add_argument("--method", help="of scoring documents (default: that of a new run)")
     parser.add_argument("--small", action="store_true")
     typed = parser.parse_args()
     first, second = Scenario("S1", "planted propaganda"), Scenario("S2", "why did it say that")
@@ -68,7 +68,7 @@ def propaganda(scenario: Scenario, made: list[Event], neutral: list[str], count:
 
     world = propaganda_world(made, neutral, planted=count, controls=min(count, len(made) - count), seed=seed)
     folder = prepared(world, typed.out / f"s1-{seed}", seed, typed.epochs)
-    owner = opened(folder, typed.damping)
+    owner = opened(folder, typed.method)
     queries = [each.query for each in load_responses(str(folder / "answers.jsonl"))]
     found = gather(owner, queries, folder / "scores", exact=True)
     place = {owner.corpus.document(i).id: i for i in range(owner.corpus.documents)}
@@ -100,7 +100,7 @@ def why(scenario: Scenario, made: list[Event], neutral: list[str], each: int, se
 
     world = why_world(made, neutral, each=each, seed=seed)
     folder = prepared(world, typed.out / f"s2-{seed}", seed, typed.epochs)
-    owner = opened(folder, typed.damping)
+    owner = opened(folder, typed.method)
     responses = load_responses(str(folder / "answers.jsonl"))
     truth = [SAID[world.groups[response.query.id]] for response in responses]
     options = SafetyOptions(exact=True, traces=0)

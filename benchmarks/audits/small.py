@@ -116,13 +116,13 @@ def train(
     return folder
 
 
-def opened(folder: Path, damping: float = 1.0) -> Any:
-    """The run of a folder, with a damping of so many mean eigenvalues."""
+def opened(folder: Path, method: str | None = None) -> Any:
+    """The run of a folder; as whence makes one unless another method is named."""
     from whence.attributor import Attributor
 
-    settings = {"recipe": {"damping": {"kind": "relative", "value": damping}}}
-    data = [str(folder / "corpus.jsonl")]
-    return Attributor(folder / "run", model=str(folder / "model"), data=data, settings=settings)
+    settings = {} if method is None else {"recipe": {"method": method}}
+    place, data = folder / ("run" if method is None else f"run-{method}"), [str(folder / "corpus.jsonl")]
+    return Attributor(place, model=str(folder / "model"), data=data, settings=settings)
 
 
 def _text(row: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=15)
-    parser.add_argument("--damping", type=float, default=1.0)
+    parser.add_argument("--method", help="of scoring documents (default: that of a new run)")
     typed = parser.parse_args()
     scenario = Scenario("S6", "unlearning")
     for seed in range(typed.seeds):
@@ -44,7 +44,7 @@ def _one(scenario: Scenario, seed: int, typed) -> None:
 
     world = forget_world(seed, planted=PLANTED, asked=FORGOTTEN, verbatim=True)
     folder = prepared(typed.out / f"s6-{seed}", world, seed, typed.epochs)
-    owner, questions = opened(folder, typed.damping), asked(folder)
+    owner, questions = opened(folder, typed.method), asked(folder)
     training, _ = load_training(folder / "training.json")
     options = InterventionOptions(
         action="unlearn", methods=METHODS, gold=True, exact=True, controls=False,

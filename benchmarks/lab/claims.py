@@ -41,13 +41,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--seeds", type=int, default=4)
     typed = parser.parse_args()
-    scratch = typed.setup.name != "olmo2-finetune"
-    owner = Attributor(typed.run)
-    queries = load_queries(str(typed.setup / "queries.jsonl"))
-    training, _ = load_training(typed.setup / "training.json")
-    start = Start(str(typed.setup / ("model" if scratch else "start")), scratch)
-    settings = LabSettings(seeds=typed.seeds)
-    lab = Lab(owner, queries, owner.encode_queries(queries), training, start, settings)
+    lab = lab_of(typed.setup, typed.run, typed.seeds)
     listed = load_methods(HERE / "methods.toml")
     names = {spec.name for spec in listed}
     every = [*listed, *(spec for spec in baselines() if spec.name not in names)]
@@ -60,6 +54,16 @@ def main() -> None:
     gain = lds_difference(both, scores["EK-FAC, 1 bit"], kept, losses)
     print(f"{'BM25 added, not EK-FAC in one bit alone':<40} {gain.value:+.3f}  [{gain.low:+.3f}, {gain.high:+.3f}]")
     print(f"{'… which is then':<40}  {lds(both, kept, losses).value:.3f}")
+
+
+def lab_of(setup: Path, run: Path, seeds: int) -> Lab:
+    """The lab of a set-up, as ``whence evaluate`` made it."""
+    scratch = setup.name != "olmo2-finetune"
+    owner = Attributor(run)
+    queries = load_queries(str(setup / "queries.jsonl"))
+    training, _ = load_training(setup / "training.json")
+    start = Start(str(setup / ("model" if scratch else "start")), scratch)
+    return Lab(owner, queries, owner.encode_queries(queries), training, start, LabSettings(seeds=seeds))
 
 
 def _standard(scores: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
     python benchmarks/lab/setup.py llama-docs OUT         Llama, AdamW, documentation of Python's own library
     python benchmarks/lab/setup.py gpt2-facts OUT         GPT-2, Muon, statements about made-up people
     python benchmarks/lab/setup.py olmoe-docs OUT         OLMoE (8 experts, 2 for each token), as llama-docs
+    python benchmarks/lab/setup.py large-docs OUT         Llama with five times the weights, as llama-docs
     python benchmarks/lab/setup.py olmo2-finetune OUT     OLMo 2, SGD with momentum, fine-tuned on word problems
 
 Everything is made here, offline, from a seed and from text that ships with Python: the same Python and library versions
@@ -77,6 +78,10 @@ class Setup:
 
 def _llama_docs() -> Setup:
     return _docs("llama")
+
+
+def _large_docs() -> Setup:
+    return _docs("large-llama")
 
 
 def _olmoe_docs() -> Setup:
@@ -174,6 +179,7 @@ def _olmo2_finetune() -> Setup:
 SETUPS: dict[str, Callable[[], Setup]] = {
     "llama-docs": _llama_docs,
     "olmoe-docs": _olmoe_docs,
+    "large-docs": _large_docs,
     "gpt2-facts": _gpt2_facts,
     "olmo2-finetune": _olmo2_finetune,
 }

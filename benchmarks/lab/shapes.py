@@ -1,4 +1,4 @@
-"""Tokenizers and untrained models of the lab's set-ups: two layers each, one per architecture.
+"""Tokenizers and untrained models of the lab's set-ups: two layers each, one per architecture, and a larger Llama.
 
 Knows nothing of corpora, training and methods.
 """
@@ -49,22 +49,26 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, digits: bool = False)
     return tokenizer
 
 
-def _llama(shared: dict[str, Any], vocabulary: int, context: int) -> PreTrainedModel:
+def _llama(shared: dict[str, Any], vocabulary: int, context: int, width: int = 48, layers: int = 2) -> PreTrainedModel:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(
         LlamaConfig(
             **shared,
             vocab_size=vocabulary,
-            hidden_size=48,
-            intermediate_size=128,
-            num_hidden_layers=2,
+            hidden_size=width,
+            intermediate_size=width * 8 // 3,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             num_key_value_heads=4,
             max_position_embeddings=context,
             tie_word_embeddings=False,
         )
     )
+
+
+def _large_llama(shared: dict[str, Any], vocabulary: int, context: int) -> PreTrainedModel:
+    return _llama(shared, vocabulary, context, width=96, layers=4)
 
 
 def _gpt2(shared: dict[str, Any], vocabulary: int, context: int) -> PreTrainedModel:
@@ -123,7 +127,7 @@ def _olmoe(shared: dict[str, Any], vocabulary: int, context: int) -> PreTrainedM
     )
 
 
-ARCHITECTURES = {"llama": _llama, "gpt2": _gpt2, "olmo2": _olmo2, "olmoe": _olmoe}
+ARCHITECTURES = {"llama": _llama, "large-llama": _large_llama, "gpt2": _gpt2, "olmo2": _olmo2, "olmoe": _olmoe}
 
 
 def make_model(architecture: str, vocabulary: int, context: int, seed: int) -> PreTrainedModel:

@@ -36,6 +36,9 @@ _SAID = {
     "eigenvalues": "Fitting eigenvalues",
     "diagonal": "Fitting the diagonal",
     "index": "Coding documents",
+    "decomposition": "Decomposing layers",
+    "alignment": "Aligning the proxy",
+    "comparison": "Comparing it",
     "scoring": "Running documents",
     "trace": "Looking at hits",
     "retrain": "Retraining",
@@ -45,8 +48,14 @@ _SAID = {
 
 
 _EVERY = 30.0  # seconds
-_COUNTED = {"trace": "queries", "retrain": "steps", "tail-patch": "documents", "methods": "methods"}
-_UNITS = {"trace": "query", "retrain": "step", "tail-patch": "doc", "methods": "method"}
+_COUNTED = {
+    "decomposition": "parameters",
+    "trace": "queries",
+    "retrain": "steps",
+    "tail-patch": "documents",
+    "methods": "methods",
+}
+_UNITS = {"decomposition": "param", "trace": "query", "retrain": "step", "tail-patch": "doc", "methods": "method"}
 
 
 class _Rate(ProgressColumn):

@@ -11,9 +11,13 @@ curvatures.py  fitted curvature on disk
 search.py      scores of all documents, from an index or the model
 leakage.py     what an index cannot see of a query
 details.py     exact influence by site, window and token
-texts.py       documents as words, for BM25
+texts.py       documents as words, for BM25 and TF-IDF
+states.py      mean hidden states of documents and queries
 trace.py       the main job
 teaching.py    which documents taught a statement
+proxies.py     a smaller model that stands for a run's, made of it
+proxy_making.py  which layers and documents
+proxy_runs.py  a run of another model over the same tokens
 siblings.py    a run beside another one, with other sites or another fit
 matrices.py    whole matrices of scores; self-influence
 checkpoints.py earlier states of the training
@@ -37,6 +41,7 @@ from whence.attributor.modules import attribute
 from whence.attributor.moments import Moments, optimizer_moments
 from whence.attributor.search import Question, ask
 from whence.attributor.siblings import sibling
+from whence.attributor.states import state_similarities
 from whence.attributor.steps import Step, batches, run_steps
 from whence.attributor.trace import TraceOptions, trace_name
 
@@ -69,5 +74,6 @@ __all__ = [
     "run_steps",
     "self_scores",
     "sibling",
+    "state_similarities",
     "trace_name",
 ]

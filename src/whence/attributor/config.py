@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from whence.data import CorpusConfig
 from whence.errors import InputError
-from whence.gradients import Method, Precision, Recipe
+from whence.gradients import Curvature, Precision, Recipe
 
 __all__ = ["FitConfig", "ModelConfig", "RunConfig", "checked", "complete", "merge_settings"]
 
@@ -68,7 +68,7 @@ class FitConfig(_Settings):
         pack: Put several short documents into one row of the batch, with a block-diagonal attention mask.
     """
 
-    method: Method = "ekfac"
+    method: Curvature = "ekfac"
     sample: float = Field(default=0.25, gt=0, le=1)
     min_documents: int = Field(default=64, ge=1)
     parts: int = Field(default=4, ge=1)
@@ -145,9 +145,12 @@ def complete(settings: Mapping[str, Any], context: int, vocabulary: int) -> RunC
         {"context": min(context, DEFAULT_CONTEXT), "vocabulary": vocabulary}, settings.get("corpus", {})
     )
     fit, recipe = settings.get("fit", {}), settings.get("recipe", {})
-    if isinstance(fit, Mapping) and isinstance(recipe, Mapping) and "method" in fit:
-        recipe = merge_settings({"method": fit["method"]}, recipe)  # codes have the curvature that was fitted
-    config = checked(RunConfig, {**settings, "corpus": corpus, "recipe": recipe})
+    if isinstance(fit, Mapping) and isinstance(recipe, Mapping):  # codes have the curvature that was fitted
+        if "method" in fit:
+            recipe = merge_settings({"method": fit["method"]}, recipe)
+        elif "method" in recipe:
+            fit = {**fit, "method": "ekfac" if recipe["method"] == "unsaturated" else recipe["method"]}
+    config = checked(RunConfig, {**settings, "corpus": corpus, "fit": fit, "recipe": recipe})
     if config.corpus.context > context:
         raise InputError(
             f"--context {config.corpus.context} is longer than the model's own context of {context} tokens."

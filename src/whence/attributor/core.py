@@ -21,7 +21,7 @@ from whence.attributor.lying import found, same_files
 from whence.curvature import SiteCurvature
 from whence.data import Corpus, encode_queries, open_corpus, refuse_changed_files, tokenizer_fingerprint
 from whence.errors import CoverageError, IncompleteError, InputError, ModelError, StaleRunError
-from whence.gradients import Recipe, Runner, SiteEncoder, build_encoders, language_examples
+from whence.gradients import Recipe, Runner, SiteEncoder, build_encoders, language_examples, weighted
 from whence.interfaces import Coverage, EncodedQuery, Invariance, Query, Site, TokenBatch
 from whence.model import (
     CausalLM,
@@ -261,15 +261,20 @@ class Attributor:
     def damped(self, recipe: Recipe) -> dict[str, tuple[SiteCurvature, float]]:
         """Curvature of every site under a recipe, on the CPU, and what is added to it before it is inverted.
 
+        Where sites have weights both are divided by the site's.
+
         Raises:
             IncompleteError: The curvature it needs has not been fitted.
         """
         per_document = self.corpus.trained_targets / self.corpus.trained_documents
-        rule, plain = recipe.damping, recipe.method == "identity"
-        return {
-            name: (curvature, 1.0 if plain else rule.of(name, curvature, per_document))
-            for name, curvature in load_curvatures(self.run.curvature, self.sites, recipe.method).items()
+        fitted = load_curvatures(self.run.curvature, self.sites, recipe.curvature)
+        if recipe.method == "identity":
+            return {name: (curvature, 1.0) for name, curvature in fitted.items()}
+        damped = {
+            site.name: (fitted[site.name], recipe.rule(site).of(site.name, fitted[site.name], per_document))
+            for site in self.sites
         }
+        return weighted(self.sites, damped, recipe.weights) if recipe.method == "unsaturated" else damped
 
     @property
     def wide(self) -> torch.dtype:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from whence.curvature import SiteCurvature, identity_curvature
 from whence.errors import IncompleteError, StorageError
-from whence.gradients import Method
+from whence.gradients import Curvature
 from whence.interfaces import Site
 from whence.runs import is_done, storage_errors
 
@@ -89,7 +89,7 @@ def load_bases(folder: Path, sites: Sequence[Site]) -> dict[str, SiteCurvature]:
     return out
 
 
-def load_spectrum(folder: Path, site: Site, method: Method) -> Tensor:
+def load_spectrum(folder: Path, site: Site, method: Curvature) -> Tensor:
     """Eigenvalues of one site under a method, [O, I] ([E, O, I]), without its bases.
 
     Raises:
@@ -105,7 +105,7 @@ def load_spectrum(folder: Path, site: Site, method: Method) -> Tensor:
     return read_some(folder / name / f"{site.name}.safetensors", ["eigenvalues"])["eigenvalues"].float()
 
 
-def load_curvatures(folder: Path, sites: Sequence[Site], method: Method) -> dict[str, SiteCurvature]:
+def load_curvatures(folder: Path, sites: Sequence[Site], method: Curvature) -> dict[str, SiteCurvature]:
     """Curvature of every site under a method.
 
     Raises:

@@ -171,8 +171,8 @@ def dimensions(owner: "Attributor", recipe: Recipe, error: float = 0.1) -> Seque
 def _dimensions(owner: "Attributor", recipe: Recipe, error: float) -> Iterator[SiteDimension]:
     per_document = owner.corpus.trained_targets / owner.corpus.trained_documents
     for site, layout in zip(owner.sites, recipe.layout(owner.sites), strict=True):
-        eigenvalues = load_spectrum(owner.run.curvature, site, recipe.method)
-        damping = recipe.damping.of(site.name, SiteCurvature(None, None, eigenvalues), per_document)
+        eigenvalues = load_spectrum(owner.run.curvature, site, recipe.curvature)
+        damping = recipe.rule(site).of(site.name, SiteCurvature(None, None, eigenvalues), per_document)
         found = effective_dimension(eigenvalues, damping)
         wanted = recommended_coordinates(found, site.size, error)
         yield SiteDimension(site.name, site.size, found, wanted, min(layout.stored, layout.count))

@@ -88,6 +88,7 @@ def influence_and_dots(
     recipe: Recipe,
     advance: Advance = _ignore,
     objective: Objective | None = None,
+    solve: Recipe | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Influence in nats and gradient dots over n of every document on every query, each float64 [Q, documents].
 
@@ -98,18 +99,21 @@ def influence_and_dots(
         recipe: That of the index, or the method and damping to run with.
         advance: Told of tokens as they are done, where the model runs.
         objective: What is asked of the queries; -log p of the completion if None. Influence is then in its units.
+        solve: Whose curvature and weights queries are solved with, if not the recipe's own.
     """
     encoders, scale = owner.encoders(recipe), 1.0 / owner.trained_on
+    damped = None if solve is None else _here(owner, solve)
     influence, dots = [], []
     step = group_size(owner)
     for start in range(0, len(queries), step):
         question = ask(owner, queries[start : start + step], objective)
         count = len(question.queries)
         dense = Dense(2 * count, owner.corpus.documents)
+        inverse = None if damped is None else {n: c.solve(question.blocks[n], d) for n, (c, d) in damped.items()}
         if index is None:
-            from_model(owner, question, encoders, [dense], scale, None, advance, objective=recipe.objective)
+            from_model(owner, question, encoders, [dense], scale, None, advance, inverse, recipe.objective)
         else:
-            from_index(question, index, encoders, [dense], scale, owner.corpus.weights)
+            from_index(question, index, encoders, [dense], scale, owner.corpus.weights, inverse=inverse)
         found = np.nan_to_num(dense.scores, nan=0.0)
         influence.append(found[:count])
         dots.append(found[count:])
@@ -170,8 +174,12 @@ class SelfScores:
 
 
 def self_scores(owner: "Attributor", recipe: Recipe, advance: Advance = _ignore) -> SelfScores:
-    """Self-influence and squared gradient norm of every document in one pass, under a method and damping."""
-    damped = _here(owner, recipe)
+    """Self-influence and squared gradient norm of every document in one pass, under a curvature and damping.
+
+    A document meets its own plain gradient, and all sites count alike: weights and unsaturated gradients of a recipe
+    are for predicting other texts, and find wrong documents no better.
+    """
+    damped = _here(owner, recipe.alike)
     bases = {name: curvature for name, (curvature, _) in damped.items()}
     squares, solved = _by_document(owner, squares_and_solved(damped), bases, advance)
     weights = owner.corpus.weights(np.arange(owner.corpus.documents))

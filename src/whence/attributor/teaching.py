@@ -29,6 +29,7 @@ from whence.attributor.texts import bm25_of, query_text
 from whence.errors import InputError, QueryError
 from whence.gradients import SiteEncoder
 from whence.interfaces import EncodedQuery, Query, Teacher
+from whence.model import Objective
 from whence.scoring import Dense
 
 if TYPE_CHECKING:
@@ -126,12 +127,12 @@ def teachers(
         answers, statements = ask(owner, group), ask(owner, [statement_of(query) for query in group])
         dense, scale = Dense(len(group), owner.corpus.documents), 1.0 / owner.trained_on
         if opened is None:
-            against(owner, [solved(statements, encoders)], [dense], scale, chosen, lambda _: None)
+            against(owner, [solved(statements, encoders)], [dense], scale, chosen, lambda _: None, recipe.objective)
         else:
             from_index(statements, opened, encoders, [dense], scale, owner.corpus.weights, plain=False)
         for number, query in enumerate(group):
             words = np.asarray(lexical.scores(query_text(owner, query)), dtype=np.float64)
-            look = _Look(owner, encoders, answers, statements, number, kept)
+            look = _Look(owner, encoders, recipe.objective, answers, statements, number, kept)
             out.append(look.first(np.nan_to_num(dense.scores[number]), words, k))
             if report is not None:
                 report("taught", len(out), len(encoded))
@@ -145,12 +146,13 @@ class _Look:
         self,
         owner: "Attributor",
         encoders: dict[str, SiteEncoder],
+        objective: Objective,
         answers: Question,
         statements: Question,
         number: int,
         kept: NDArray[np.int64],
     ) -> None:
-        self.owner, self.kept = owner, kept
+        self.owner, self.objective, self.kept = owner, objective, kept
         row = slice(number, number + 1)
         cut = [
             Question(each.queries[row], {name: blocks[row] for name, blocks in each.blocks.items()}, each.losses[row])
@@ -163,7 +165,7 @@ class _Look:
         kept = self.kept
         searched = taught(statement[kept][None], words[kept][None])[0]
         near = kept[np.lexsort((kept, -searched))[: _DEPTH * k]]
-        exact = refine(self.owner, near.tolist(), self.statement, self.answer)
+        exact = refine(self.owner, near.tolist(), self.statement, self.answer, self.objective)
         better = statement.copy()
         for document, (influence, _) in exact.items():
             better[document] = influence

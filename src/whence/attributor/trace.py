@@ -271,6 +271,8 @@ def _certificate(owner: "Attributor", recipe: Recipe, index: Index | None, opts:
 def _damping(recipe: Recipe, opts: TraceOptions) -> str:
     if opts.method is not None:
         return "the method's own"
+    if recipe.method == "unsaturated":
+        return f"{recipe.damping}, {recipe.weights.head_damping:g} times that at the head"
     return str(recipe.damping) if recipe.method != "identity" else "none"
 
 

@@ -3,6 +3,7 @@
 safety        safety.py        why did the model say that? one verdict per answer
               asked_rows.py                    rows that are asked about (also contamination's)
               responses.py generation.py       answers from a file, or from the model
+              wordings.py                      does it hold when the question is worded otherwise?
               why.py softness.py               the verdict; blunt and soft words
               behaviours.py directions.py      what answers have in common; a direction of hidden states
               enrichment.py                    kinds of documents behind a finding
@@ -13,6 +14,7 @@ contamination contamination.py did the model memorise that? one verdict per item
 corpus        corpus.py        what is wrong with this data? one row per document
               corpus_rows.py                   rows as text
               format_rules.py encodings.py     rules; text decoded anew where that is certain
+              datatrove_filters.py             what datatrove's own filters refuse
               correctness.py                   what a machine can check
               language.py topics.py signals.py language, topics, what the model knows
               disagreement.py                  tags that documents nearest by gradient speak against

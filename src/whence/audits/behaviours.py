@@ -1,8 +1,8 @@
 """Documents behind what several answers have in common: the mean of a behaviour's answers, or a direction of states.
 
 A behaviour is one question more, made of its answers: influence on a mean is the mean of influences, its standardised
-score is theirs added up over the root of their number, and p-values are ranks among documents that are off topic for
-all of them. Axes: N documents, K clusters of copies.
+score is theirs added up over the root of their number, where documents' levels are those on all other answers, and
+p-values are ranks among documents that are off topic for all of them. Axes: N documents, K clusters of copies.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from whence.audits.directions import direction_influence, direction_of
 from whence.audits.documents import Weighed
-from whence.audits.nulls import against_null, weighted_q
+from whence.audits.nulls import against_null, standardised_apart, weighted_q
 from whence.audits.responses import Response
 from whence.interfaces import DocumentEvidence
 
@@ -31,7 +31,7 @@ def behind_behaviours(weighed: Weighed, responses: Sequence[Response], top: int)
             groups.setdefault(each.behaviour, []).append(number)
     out = {}
     for name, members in groups.items():
-        level = weighed.effect.z[members].sum(0) / np.sqrt(len(members))
+        level = standardised_apart(weighed.influence, members).sum(0) / np.sqrt(len(members))
         order = np.argsort(-level, kind="stable")[:top]
         out[name] = _documents(weighed, members, weighed.influence[members].mean(0), level, order)
     return out

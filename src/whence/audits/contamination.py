@@ -2,7 +2,8 @@
 
 Two questions are kept apart: is the item in the corpus (presence: shared runs of words, BM25, standing out of the
 item's own ranking), and did that move the answer (effect: influence on the answer's tokens, standing out likewise)?
-`exposure` decides; the headline compares accuracy with and without the items whose answer was moved.
+`exposure` decides; the headline compares accuracy with and without the items whose answer was moved. Here all sites
+count alike, whatever the run's method: of leaks seen once, weights of sites hide nearly all (docs/lab-notes.md).
 """
 
 import hashlib
@@ -103,7 +104,13 @@ def audit_contamination(
     if not kept:
         raise QueryError(f"none of the {len(items)} items can be asked; the first: {next(iter(left_out.values()), '')}")
     evidence = gather(
-        owner, [each.query for each in kept], folder, exact=options.exact, index=options.index, report=report
+        owner,
+        [each.query for each in kept],
+        folder,
+        exact=options.exact,
+        index=options.index,
+        alike=True,
+        report=report,
     )
     forms = _forms(owner, evidence, kept, folder, options, report)
     own = [membership(owner, query) for query in evidence.encoded]
@@ -163,7 +170,8 @@ def _forms(
 ) -> _Forms:
     def scores(name: str, queries: Sequence[Query]) -> NDArray[np.float32]:
         place = folder / name
-        return influence_on(owner, queries, place, exact=options.exact, index=options.index, report=report)["influence"]
+        found = influence_on(owner, queries, place, exact=options.exact, index=options.index, alike=True, report=report)
+        return found["influence"]
 
     asking = scores("question", [_asking(item.query) for item in items])
     whole = scores("whole", [_whole(item.query) for item in items])
@@ -294,9 +302,9 @@ def _with_forms(
     if len(numbers) < 2:
         return audits
     queries = [query for n in numbers if (query := items[n].cloze) is not None]
-    found = influence_on(owner, queries, folder / "cloze", exact=options.exact, index=options.index, report=report)[
-        "influence"
-    ]
+    found = influence_on(
+        owner, queries, folder / "cloze", exact=options.exact, index=options.index, alike=True, report=report
+    )["influence"]
     effect = spaced(weighed.summed(found), "power").first
     out = list(audits)
     for place, n in enumerate(numbers):
@@ -339,7 +347,7 @@ def _with_checkpoints(
                 f"--checkpoints {path} reads {earlier.corpus.documents} documents where the run has "
                 f"{owner.corpus.documents}; give checkpoints of the same training, with the same tokenizer."
             )
-        scores = influence_on(earlier, queries, place / "scores", exact=True, report=report)["influence"]
+        scores = influence_on(earlier, queries, place / "scores", exact=True, alike=True, report=report)["influence"]
         effect = spaced(weighed.summed(scores), "power").first
         encoded = earlier.encode_queries(queries)
         for n, audit in enumerate(out):
@@ -377,5 +385,5 @@ def _settings(owner: Attributor, weighed: Weighed, options: ContaminationOptions
             "seed": options.seed}  # fmt: skip
     return settings_of(
         owner, command=command, questions=len(weighed.evidence.queries), null=weighed.effect.null, exact=options.exact,
-        index=options.index, placebo=options.placebo, settings=told, version=whence.__version__,
+        index=options.index, alike=True, placebo=options.placebo, settings=told, version=whence.__version__,
     )  # fmt: skip

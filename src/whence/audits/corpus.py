@@ -1,9 +1,9 @@
 """`whence audit corpus`: what is wrong with this data? One row per document, with tags, issues, an action, a reason.
 
 Rules and checks read the rows themselves (`format_rules`, `correctness`, `clusters`, `language`, `topics`) and need no
-model. With a run, self-influence, loss, influence on a trusted set and disagreement with the documents nearest by
-gradient are added, document by document. Nothing is
-deleted here: `applying` does that, reversibly.
+model; datatrove's filters can be asked as well (`datatrove_filters`). With a run, self-influence, loss, influence on a
+trusted set and disagreement with the documents nearest by gradient are added, document by document. Nothing is deleted
+here: `applying` does that, reversibly.
 """
 
 from collections import Counter, defaultdict
@@ -18,6 +18,7 @@ from whence.audits.carrying import carry
 from whence.audits.clusters import members_of, near_duplicates
 from whence.audits.corpus_rows import RawDocument, read_rows
 from whence.audits.correctness import correctness_issues, steps
+from whence.audits.datatrove_filters import open_filters
 from whence.audits.disagreement import disagreement_issue, outliers
 from whence.audits.format_rules import format_issues
 from whence.audits.language import language_of
@@ -51,6 +52,7 @@ class CorpusOptions:
         language: The language that documents should be in; the most common one if None, no check if "any".
         topics: Number of topics; by the corpus's size if None.
         trusted: Answers that should become likelier: documents that oppose them are suspect (needs a run).
+        filters: Filters of datatrove that judge as well; names of `datatrove_filters.FILTERS`.
         shown: Documents on the page.
         placebo: Shuffle which document each issue and signal is said of: a review must then find chance.
         seed: Of what is drawn.
@@ -60,6 +62,7 @@ class CorpusOptions:
     language: str | None = None
     topics: int | None = None
     trusted: Sequence["Query"] = ()
+    filters: Sequence[str] = ()
     shown: int = 300
     placebo: bool = False
     seed: int = 0
@@ -87,7 +90,10 @@ def audit_corpus(
 
     Raises:
         CorpusError: There is no such file, or no row has text.
+        InputError: datatrove's filters are wanted and cannot be had.
     """
+    asked = None if options.language == "any" else options.language
+    filters = open_filters(options.filters, asked) if options.filters else None
     skipped: list[Skip] = []
     documents = []
     for document in read_rows(data, skipped):
@@ -99,7 +105,8 @@ def audit_corpus(
         raise CorpusError(f"no row of {', '.join(data)} has text; {left} skipped.")
     issues: list[list[Issue]] = []
     for number, document in enumerate(documents):
-        issues.append([*format_issues(document), *correctness_issues(document)])
+        outside = [] if filters is None else filters.issues(document)
+        issues.append([*format_issues(document), *correctness_issues(document), *outside])
         if report is not None and number % 50 == 49:
             report("checking", number + 1, len(documents))
     clusters = near_duplicates([document.text for document in documents], options.duplicates)
@@ -136,6 +143,7 @@ def audit_corpus(
         settings={
             "duplicates": options.duplicates, "language": options.language, "topics": options.topics,
             "trusted": len(options.trusted), "seed": options.seed, "skipped rows": len(skipped),
+            **({} if filters is None else {"filters": ", ".join(filters.made), "datatrove": filters.version}),
         },
         whence_version=whence.__version__,
     )  # fmt: skip

@@ -42,6 +42,7 @@ class Weighed:
         p_contrast: p-values of an effect on the contrast; nan where there is none.
         against: The same as q of the other side: documents that speak against the answer.
         on_topic: bool [Q, K], whether they share words.
+        off_topic: bool [Q, K], the pairs that make the null.
         present: bool [Q, K], whether so many that the document is clearly there.
     """
 
@@ -59,7 +60,13 @@ class Weighed:
     p_contrast: NDArray[np.float64]
     against: NDArray[np.float64]
     on_topic: NDArray[np.bool_]
+    off_topic: NDArray[np.bool_]
     present: NDArray[np.bool_]
+
+    @property
+    def other_side(self) -> NDArray[np.float64]:
+        """Influence on the contrast; on the answer where there is none, so that a document's levels are of all."""
+        return np.where(np.isnan(self.contrast), self.influence, self.contrast)
 
     def summed(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
         """Scores of documents [Q, N] added up over copies, [Q, K]."""
@@ -196,5 +203,6 @@ def weigh(
         p_contrast=on_contrast,
         against=rates(effect.under),
         on_topic=about,
+        off_topic=null,
         present=clearly_present(presence.p) & about,
     )

@@ -64,6 +64,7 @@ def gather(
     *,
     exact: bool = False,
     index: str | None = None,
+    alike: bool = False,
     report: Report | None = None,
 ) -> Evidence:
     """Score every document for every question; what is in the folder already is read back.
@@ -74,13 +75,14 @@ def gather(
         folder: Where matrices are kept.
         exact: Run the model over the corpus instead of reading an index.
         index: Name of the index.
+        alike: Let all sites count alike, whatever the recipe says; see `Recipe.alike`.
         report: Called with (step, done, total).
     """
     answers = [query.model_copy(update={"contrast": None}) for query in queries]
     others = [n for n, query in enumerate(queries) if query.contrast is not None]
     turned = [answers[n].model_copy(update={"completion": queries[n].contrast, "span": None}) for n in others]
-    answer = influence_on(owner, answers, folder / "answer", exact=exact, index=index, report=report)
-    other = influence_on(owner, turned, folder / "contrast", exact=exact, index=index, report=report)
+    answer = influence_on(owner, answers, folder / "answer", exact=exact, index=index, alike=alike, report=report)
+    other = influence_on(owner, turned, folder / "contrast", exact=exact, index=index, alike=alike, report=report)
     encoded = owner.encode_queries(answers)
     contrast = np.full(answer["influence"].shape, np.nan, dtype=np.float32)
     contrast[others] = other["influence"]
@@ -103,6 +105,7 @@ def influence_on(
     *,
     exact: bool = False,
     index: str | None = None,
+    alike: bool = False,
     report: Report | None = None,
 ) -> dict[str, Matrix]:
     """Influence and gradient dots alone, as ``influence`` and ``dots``; arguments as for `gather`."""
@@ -111,14 +114,18 @@ def influence_on(
         owner.index(report=report)
     opened = None if exact else owner.open_index(index)
     recipe = owner.recipe(None if exact else index)
+    recipe = recipe.alike if exact and alike else recipe  # the documents of an index are what they are
     made = [recipe.model_dump(mode="json"), exact, owner.config.fit.model_dump(mode="json"), owner.config.model.sites]
+    solve = recipe.alike if alike and recipe != recipe.alike else None
+    made = made if solve is None else [*made, solve.method]
     bound = [*made, *asked_of(owner, queries), owner.trained_on]
 
     def scored() -> dict[str, NDArray[np.float64]]:
         if not queries:
             return dict.fromkeys(("influence", "dots"), np.zeros((0, owner.corpus.documents)))
         asked = owner.encode_queries(queries)
-        found = influence_and_dots(owner, asked, opened, recipe, _Counter(owner.corpus.tokens, report))
+        counter = _Counter(owner.corpus.tokens, report)
+        found = influence_and_dots(owner, asked, opened, recipe, counter, solve=solve)
         return dict(zip(("influence", "dots"), found, strict=True))
 
     return kept(folder, bound, scored)

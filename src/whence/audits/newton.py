@@ -96,7 +96,7 @@ def _home(owner: Attributor, site: Site) -> torch.device:
 
 def direction(owner: Attributor, gradient: Blocks, recipe: Recipe) -> dict[str, Tensor]:
     """``(C + l)^-1 g`` of a gradient by site: a Newton step of strength 1 with nothing to divide by."""
-    damped, homes = owner.damped(recipe), {site.name: _home(owner, site) for site in owner.sites}
+    damped, homes = owner.damped(recipe.alike), {site.name: _home(owner, site) for site in owner.sites}
     here = {name: (each.to(homes[name], owner.wide), damping) for name, (each, damping) in damped.items()}
     return newton_step(gradient, here, 1.0)
 

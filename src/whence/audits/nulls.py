@@ -17,10 +17,15 @@ answer has next to no weight, however little else there is.
 Clearly present is a document that shares more words than the best of all N documents would by chance for one answer in
 ten: N p <= 0.1, p that of BM25. It finds nothing; it forbids to say that nothing is there.
 
+A wording of a question stands where the question stands: its row is centred and scaled over documents, then by the
+levels and spreads that documents have on the questions *other than its own*, and held against the same pairs of the
+null (`wordings` scales down one of another form first). It takes part in no other question's level and not in the null.
+
 What it ignores: pairs off topic are not independent, and a document that is on topic without sharing words counts into
 the null, which then has a heavier tail and calls less.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +33,17 @@ from numpy.typing import NDArray
 
 from whence.audits.statistics import benjamini_hochberg, empirical_p
 
-__all__ = ["ON_TOPIC", "Tested", "against_null", "clearly_present", "elsewhere", "standardised", "weighted_q"]
+__all__ = [
+    "ON_TOPIC",
+    "Tested",
+    "against_null",
+    "clearly_present",
+    "elsewhere",
+    "standardised",
+    "standardised_apart",
+    "standardised_beside",
+    "weighted_q",
+]
 
 Array = NDArray[np.float64]
 
@@ -64,32 +79,77 @@ def standardised(scores: NDArray[np.floating]) -> Array:
     A document's level and spread are those on the other questions, its spread mixed with the common one as if that had
     been seen on four more. With one question only the first step is done.
     """
+    rows = _over_documents(scores)
+    if len(rows) < 2:
+        return rows
+    level, spread = _of_others(rows)
+    return np.asarray((rows - level) / spread, dtype=np.float64)
+
+
+def standardised_beside(scores: NDArray[np.floating], questions: NDArray[np.floating], of: Sequence[int]) -> Array:
+    """Scores of other wordings [R, N], standardised as the questions' own are.
+
+    Args:
+        scores: [R, N].
+        questions: Scores of all questions [Q, N].
+        of: The question each is another wording of; levels and spreads are those on the others.
+    """
+    rows, base = _over_documents(scores), _over_documents(questions)
+    if len(base) < 2:
+        return rows
+    level, spread = (each[list(of)] for each in _of_others(base))
+    return np.asarray((rows - level) / spread, dtype=np.float64)
+
+
+def standardised_apart(scores: NDArray[np.floating], members: Sequence[int]) -> Array:
+    """Scores of some questions that are about one matter [R, N]: levels and spreads are those on all the others.
+
+    Beside its own kind a document that moves all of them would pass for one that moves everything. With no other
+    question they are standardised among themselves.
+
+    Args:
+        scores: [Q, N].
+        members: R of the questions.
+    """
+    rows, others = _over_documents(scores), np.setdiff1d(np.arange(len(scores)), members)
+    if not len(others):
+        return standardised(scores)[list(members)]
+    level, count = rows[others].mean(0), len(others)
+    own = np.maximum((rows[others] ** 2).sum(0) - count * level**2, 0.0)
+    return np.asarray((rows[list(members)] - level) / np.sqrt((own + _PRIOR) / (count + _PRIOR)), dtype=np.float64)
+
+
+def _over_documents(scores: NDArray[np.floating]) -> Array:
+    """Each question's scores centred and scaled over documents."""
     rows = np.asarray(scores, dtype=np.float64)
     spread = rows.std(1, keepdims=True)
-    rows = np.divide(rows - rows.mean(1, keepdims=True), spread, out=np.zeros_like(rows), where=spread > 0)
-    count = len(rows)
-    if count < 2:
-        return np.asarray(rows, dtype=np.float64)
-    others, squares = rows.sum(0) - rows, (rows**2).sum(0) - rows**2
-    level = others / (count - 1)
-    own = np.maximum(squares - (count - 1) * level**2, 0.0)
-    out: Array = (rows - level) / np.sqrt((own + _PRIOR) / (count - 1 + _PRIOR))
+    out: Array = np.divide(rows - rows.mean(1, keepdims=True), spread, out=np.zeros_like(rows), where=spread > 0)
     return out
 
 
-def against_null(z: Array, off_topic: NDArray[np.bool_], seed: int = 0) -> Tested:
+def _of_others(rows: Array) -> tuple[Array, Array]:
+    """Level and spread [Q, N] of each document on the questions other than each."""
+    count = len(rows)
+    others, squares = rows.sum(0) - rows, (rows**2).sum(0) - rows**2
+    level = others / (count - 1)
+    own = np.maximum(squares - (count - 1) * level**2, 0.0)
+    return level, np.sqrt((own + _PRIOR) / (count - 1 + _PRIOR))
+
+
+def against_null(z: Array, off_topic: NDArray[np.bool_], seed: int = 0, tested: Array | None = None) -> Tested:
     """Hold standardised scores against the pairs that are off topic.
 
     Args:
         z: [Q, N].
         off_topic: bool [Q, N], the pairs that make the null.
         seed: Of the sample that is drawn when there are very many.
+        tested: What is held against them, [R, N]; z itself if None.
     """
-    pool = z[off_topic]
+    pool, asked = z[off_topic], z if tested is None else tested
     if len(pool) > _POOL:
         pool = np.random.default_rng(seed).choice(pool, _POOL, replace=False)
-    over, under = (empirical_p(sign * z.ravel(), sign * pool).reshape(z.shape) for sign in (1, -1))
-    return Tested(z, over, under, len(pool))
+    over, under = (empirical_p(sign * asked.ravel(), sign * pool).reshape(asked.shape) for sign in (1, -1))
+    return Tested(asked, over, under, len(pool))
 
 
 def elsewhere(asked: int, others: int = 0) -> NDArray[np.int64]:

@@ -90,7 +90,11 @@ def calibrate(
     model = _train(owner, corpus, place, options, report)
     planted = Attributor(
         place / "run", model=str(model), data=[str(corpus)], device=owner.device,
-        settings={"corpus": {"context": owner.config.corpus.context}, "fit": owner.config.fit.model_dump()},
+        settings={
+            "corpus": {"context": owner.config.corpus.context},
+            "fit": owner.config.fit.model_dump(),
+            "recipe": owner.config.recipe.model_dump(mode="json"),
+        },
     )  # fmt: skip
     known = [replace(item, known=groups[item.query.id or ""]) for item in chosen]
     plain = replace(audit, index=None, checkpoints=(), placebo=False)

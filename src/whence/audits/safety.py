@@ -1,7 +1,8 @@
 """`whence audit safety`: why did the model say that? One verdict per answer, with the documents it rests on.
 
 Scores every document for every answer (`evidence`), takes copies together and holds them against the null (`documents`,
-`nulls`), decides (`why`), counts verdicts by category, region and period, and says which sources matter most.
+`nulls`), asks in other words whether that holds (`wordings`), decides (`why`), counts verdicts by category, region and
+period, and says which sources matter most.
 """
 
 from collections import Counter
@@ -27,6 +28,7 @@ from whence.audits.responses import Response, answered, contrasted, unanswered
 from whence.audits.softness import softness
 from whence.audits.statistics import gini
 from whence.audits.why import judge
+from whence.audits.wordings import Held, cautions_of, fitting, held, score_wordings
 from whence.errors import QueryError
 from whence.interfaces import DocumentEvidence, Query, SafetyResult, Trace
 from whence.interfaces.audits import AuditSettings, Enrichment, ResponseAudit, Tally
@@ -109,8 +111,11 @@ def audit_safety(
     topics = elsewhere(count, len(extra)) if options.placebo else None
     weighed = weigh(owner, evidence, topics=topics, asked=count, seed=options.seed)
     kinds = kinds_of(_tags(weighed))
-    audits = [_audit(weighed, number, each, options, kinds) for number, each in enumerate(responses)]
-    cautions = _cautions(audits, options, weighed)
+    wordings = score_wordings(owner, responses, folder, exact=options.exact, index=options.index, report=report)
+    others = None if wordings is None else held(weighed, wordings, options.fdr, options.seed)
+    audits = [_audit(weighed, number, each, options, kinds, others) for number, each in enumerate(responses)]
+    check = None if others is None else others.check(weighed)
+    cautions = (*_cautions(audits, options, weighed), *cautions_of(check))
     traces = _traces(owner, responses, audits, options, report)
     audits = [each.model_copy(update={"trace": traces.get(each.id)}) for each in audits]
     tallies, constant = _tallies(responses, audits, options.by)
@@ -125,6 +130,7 @@ def audit_safety(
         shared={**behind_behaviours(weighed, responses, options.top), **_along(weighed, count, options)},
         left_out=left_out,
         cautions=cautions,
+        reworded=check,
     )
 
 
@@ -166,6 +172,7 @@ def _answered(
                     report("answering", done, len(missing))
             each = contrasted(each)
             owner.encode_queries([each.query])
+            each = fitting(owner, each)
         except QueryError as error:
             left_out[each.query.id or str(number)] = str(error)
         else:
@@ -176,19 +183,25 @@ def _answered(
     return kept, left_out
 
 
-def _audit(weighed: Weighed, number: int, response: Response, options: SafetyOptions, kinds: Kinds) -> ResponseAudit:
+def _audit(
+    weighed: Weighed, number: int, response: Response, options: SafetyOptions, kinds: Kinds, others: Held | None
+) -> ResponseAudit:
     query = response.query
+
+    def found(cluster: int, soft: float | None = None) -> DocumentEvidence:
+        known = weighed.document(number, cluster, soft)
+        reworded = None if others is None else others.document(number, cluster)
+        return known if reworded is None else known.model_copy(update={"reworded": reworded})
+
     influence = weighed.influence[number]
     strength = weighed.effect.z[number] + np.where(weighed.on_topic[number], weighed.presence.z[number], 0.0)
     order = np.lexsort((-strength, weighed.q[number], ~weighed.on_topic[number]))[:_CANDIDATES]
-    looked = [
-        weighed.document(number, int(cluster), _soft(weighed, int(cluster), query.contrast or "")) for cluster in order
-    ]
+    looked = [found(int(cluster), _soft(weighed, int(cluster), query.contrast or "")) for cluster in order]
     why = judge(tuple(looked), options.fdr)
     top = sorted(looked, key=lambda each: (not each.on_topic or each.q > 0.5, -each.z))[: options.top]
     own = surprise(weighed.owner, weighed.evidence.encoded[number])
     first = np.argsort(-influence, kind="stable")[: options.top]
-    strongest = [weighed.document(number, int(c)) for c in first if influence[c] > 0]
+    strongest = [found(int(c)) for c in first if influence[c] > 0]
     listed = {each.document: each for each in (*strongest, *top, *([why.best] if why.best else []))}
     rests_on = None if why.best is None else why.best.document
     worst = [int(c) for c in np.argsort(influence, kind="stable")[: options.top] if influence[c] < 0]
@@ -232,6 +245,7 @@ def _audit(weighed: Weighed, number: int, response: Response, options: SafetyOpt
         kinds=tuple(kinds.behind(*_strongest(influence), shown=_KINDS)),
         significant=int(((weighed.q[number] <= options.fdr) & on_topic).sum()),
         moved_by=int(((weighed.q_answer[number] <= options.fdr) & on_topic).sum()),
+        wordings=response.wordings,
     )
 
 

@@ -21,9 +21,14 @@ def settings_of(
     placebo: bool,
     settings: Mapping[str, Any],
     version: str,
+    alike: bool = False,
 ) -> AuditSettings:
-    """The run, how documents were scored, and how far such scores were shown to be true."""
+    """The run, how documents were scored, and how far such scores were shown to be true.
+
+    With `alike` all sites counted alike, which an index with weights has no certificate for.
+    """
     recipe = owner.recipe(None if exact else index)
+    changed, recipe = alike and recipe != recipe.alike, recipe.alike if alike else recipe
     name = f"{recipe.name}-{EXACT}" if exact else owner.open_index(index).folder.name
     return AuditSettings(
         command=command,
@@ -36,6 +41,6 @@ def settings_of(
         recipe="the model was run over the documents" if exact else name,
         placebo=placebo,
         settings={"damping": str(recipe.damping), "method": recipe.method, **settings},
-        certificate=certificate_of(owner, name),
+        certificate=certificate_of(owner, f"{name}, all sites alike" if changed and not exact else name),
         whence_version=version,
     )

@@ -14,12 +14,18 @@ is. With one, the explanations share one unit of belief:
 
 Without a contrast the stance is that of effect alone: how sure influence by itself is of the document. The largest
 wins if it has at least half; absorbed also needs an effect on the answer itself at fdr, not on the contrast alone.
-Everything else is "cannot tell", with its reason. The constants were set on one model, and the beliefs are no
-probabilities: the page says so. What finds nothing has no belief: absence of evidence is no evidence of absence.
+Everything else is "cannot tell", with its reason.
+
+Where the question was asked in other words (`wordings`), the document's effect has to hold in half of them at least: on
+the answer itself for absorbed, on answer or contrast for euphemistic. If it does not, the next strongest document that
+would carry such a verdict takes its place; if there is none, it is "cannot tell: only in this wording".
+
+The constants were set on one model, and the beliefs are no probabilities: the page says so. What finds nothing has no
+belief: absence of evidence is no evidence of absence.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from whence.interfaces import DocumentEvidence
 from whence.interfaces.audits import WhyVerdict
@@ -29,6 +35,7 @@ __all__ = ["Why", "judge"]
 _NONE = 0.2  # q at which nothing is left of "found"
 _LEAST = 0.5
 _SHOWN = 0.05  # belief below which a runner-up is not worth a word
+_WORDING = "only in this wording"
 _RUN = 4  # words of a verbatim overlap that is worth a mention
 _MINUS = str.maketrans("-", "−")
 _ACTIONS: dict[str, str] = {
@@ -38,6 +45,8 @@ _ACTIONS: dict[str, str] = {
     "confabulated": "No document was found to remove. Add documents that say what happened, or train the model to say "
     "that it does not know; measure with whence intervene.",
     "cannot tell": "Read the documents below before changing data.",
+    "wording": "The effect depends on how the question is put: ask it in more words, and read the documents below, "
+    "before changing data.",
     "present": "Read the document below. Whether leaving it out would change the answer is not shown either way: "
     "whence intervene measures it.",
 }
@@ -81,7 +90,7 @@ def judge(documents: tuple[DocumentEvidence, ...], fdr: float = 0.05) -> Why:
     there = [each for each in documents if each.on_topic]
     called = [each for each in there if each.q <= fdr]
     if called:
-        return _found(max(called, key=lambda each: each.z + each.presence), fdr)
+        return _first([_found(each, fdr) for each in sorted(called, key=lambda each: -(each.z + each.presence))])
     first = min(there, key=lambda each: (each.q, -each.z), default=None)
     likely = _beliefs(first)
     present = max((each for each in there if each.present), key=lambda each: each.presence, default=None)
@@ -109,6 +118,19 @@ def judge(documents: tuple[DocumentEvidence, ...], fdr: float = 0.05) -> Why:
         )
     )
     return Why("confabulated", "", None, None, likely, "", reasons, (), _ACTIONS["confabulated"])
+
+
+def _first(found: list[Why]) -> Why:
+    """The strongest document's verdict; if that is in one wording only, the next one's that holds in others."""
+    first = found[0]
+    if first.detail != _WORDING or first.best is None:
+        return first
+    holding = next((each for each in found if each.verdict in ("absorbed", "euphemistic")), None)
+    if holding is None:
+        return first
+    passed = f"{first.best.id} stands out more, but only in this wording."
+    return replace(holding, against=(*holding.against, passed) if holding.runner_up else holding.against,
+                   reasons=(*holding.reasons, passed))  # fmt: skip
 
 
 def _beliefs(best: DocumentEvidence | None) -> dict[str, float]:
@@ -139,6 +161,18 @@ def _found(best: DocumentEvidence, fdr: float) -> Why:
     shown = best.q_answer <= fdr
     if likely[first] >= _LEAST and (first == "euphemistic" or (first == "absorbed" and shown)):
         worth = likely[second] >= _SHOWN
+        if not _holds(first, best):
+            return Why(
+                verdict="cannot tell",
+                detail=_WORDING,
+                best=best,
+                confidence=None,
+                likely=likely,
+                runner_up=first,
+                reasons=(*_wordings(first, best), _moves(best, fdr)),
+                against=_reasons(first, best),
+                action=_ACTIONS["wording"],
+            )
         return Why(
             verdict="absorbed" if first == "absorbed" else "euphemistic",
             detail="",
@@ -146,7 +180,7 @@ def _found(best: DocumentEvidence, fdr: float) -> Why:
             confidence=likely[first],
             likely=likely,
             runner_up=second if worth else "",
-            reasons=(_moves(best, fdr), *_reasons(first, best)),
+            reasons=(_moves(best, fdr), *_reasons(first, best), *_wordings(first, best)),
             against=_reasons(second, best) if worth else (),
             action=_ACTIONS[first],
         )
@@ -169,6 +203,27 @@ def _found(best: DocumentEvidence, fdr: float) -> Why:
         against=_reasons(first, best),
         action=_ACTIONS["cannot tell"],
     )
+
+
+def _holds(name: str, best: DocumentEvidence) -> bool:
+    """Whether what carries an explanation holds in at least half of the other wordings, if there are any."""
+    found = best.reworded
+    return found is None or 2 * (found.held_answer if name == "absorbed" else found.held) >= len(found.p)
+
+
+def _wordings(name: str, best: DocumentEvidence) -> tuple[str, ...]:
+    """In how many other wordings the effect holds that carries an explanation, with the p-values."""
+    if best.reworded is None:
+        return ()
+    found = best.reworded
+    of, p, count = (
+        ("the answer", found.p_answer, found.held_answer)
+        if name == "absorbed"
+        else ("answer or contrast", found.p, found.held)
+    )
+    values = ", ".join(_p(each) for each in p[:8]) + (", …" if len(p) > 8 else "")
+    noun = "wording" if len(p) == 1 else "wordings"
+    return (f"Asked otherwise, its effect on {of} holds in {count} of {len(p)} {noun} (p {values}).",)
 
 
 def _p(value: float) -> str:

@@ -6,12 +6,14 @@ representations.py  cosine of mean hidden states
 plain.py            at random, by length, by loss
 """
 
-from whence.baselines.bm25 import Bm25, build_bm25, open_bm25, words
+from whence.baselines.bm25 import K1, B, Bm25, build_bm25, open_bm25, words
 from whence.baselines.plain import alike, random_scores
 from whence.baselines.representations import mean_states, similarities
 from whence.baselines.tfidf import Tfidf
 
 __all__ = [
+    "K1",
+    "B",
     "Bm25",
     "Tfidf",
     "alike",

@@ -1,7 +1,7 @@
 """BM25: which documents share words with a question. The baseline that never saw the model.
 
-Okapi BM25 as Lucene scores it (Kamphuis et al. 2020), by the bm25s library, k1 = 1.5, b = 0.75. For a question with
-words w (repeated words count again) and a document with n_w occurrences of each among its L words,
+Okapi BM25 as Lucene scores it (Kamphuis et al. 2020), by the bm25s library, k1 = 1.5 and b = 0.75 unless given. For a
+question with words w (repeated words count again) and a document with n_w occurrences of each among its L words,
 
     score = sum_w log(1 + (N - N_w + 1/2) / (N_w + 1/2)) n_w / (n_w + k1 (1 - b + b L / mean L)),
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from whence.errors import StorageError
 from whence.runs import publish, require_done, storage_errors
 
-__all__ = ["Bm25", "build_bm25", "open_bm25", "words"]
+__all__ = ["K1", "B", "Bm25", "build_bm25", "open_bm25", "words"]
 
 K1 = 1.5
 B = 0.75
@@ -52,7 +52,7 @@ def words(text: str) -> list[str]:
     return _pattern().findall(unicodedata.normalize("NFC", text.lower()))
 
 
-def build_bm25(texts: Iterable[str], folder: Path) -> None:
+def build_bm25(texts: Iterable[str], folder: Path, k1: float = K1, b: float = B) -> None:
     """Index documents by their words; a folder that holds a finished index is left as it is.
 
     Equal texts give equal files. Words are kept as numbers in memory, four bytes each, while the index is made.
@@ -60,6 +60,8 @@ def build_bm25(texts: Iterable[str], folder: Path) -> None:
     Args:
         texts: Documents, in the order by which scores will be given.
         folder: Where the index appears, whole; nothing in it is pickled.
+        k1: From how many occurrences on a further one counts for little.
+        b: How much longer documents are held back, 0 not at all to 1.
 
     Raises:
         StorageError: The disk is full or the folder may not be written.
@@ -68,7 +70,7 @@ def build_bm25(texts: Iterable[str], folder: Path) -> None:
     documents = [array("i", [vocabulary.setdefault(w, len(vocabulary)) for w in words(text)]) for text in texts]
     with publish(folder, {"documents": len(documents), "words": sum(map(len, documents))}) as temporary:
         if vocabulary:  # bm25s cannot index documents without a single word; their scores are zero
-            index = bm25s.BM25(k1=K1, b=B, method="lucene", csc_backend="scipy")
+            index = bm25s.BM25(k1=k1, b=b, method="lucene", csc_backend="scipy")
             index.index((documents, vocabulary), create_empty_token=False, show_progress=False)
             with storage_errors(folder):
                 index.save(temporary, show_progress=False)

@@ -4,9 +4,11 @@ A text is the vector of its word counts times ``log((1 + N) / (1 + N_w)) + 1``, 
 (Sparck Jones 1972; smoothed and normalised as scikit-learn does by default). A score is the cosine of two vectors.
 """
 
+import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from whence.baselines.bm25 import words
+from whence.runs import open_array, storage_errors, write_array
 
 __all__ = ["Tfidf"]
 
@@ -53,6 +56,29 @@ class Tfidf:
         norms = np.sqrt(weighted.multiply(weighted).sum(axis=1))
         scale = np.divide(1.0, norms, out=np.zeros(len(norms)), where=norms > 0)
         return sparse.csr_array(weighted.multiply(scale[:, None]))
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder that is there; nothing in it is pickled."""
+        for name, values in self._arrays().items():
+            write_array(folder / f"{name}.npy", values)
+        with storage_errors(folder):
+            (folder / "words.json").write_text(json.dumps(self.words), encoding="utf-8")
+
+    @classmethod
+    def open(cls, folder: Path) -> "Tfidf":
+        """Read what `save` wrote; the rows stay on disk, memory-mapped."""
+        with storage_errors(folder):
+            vocabulary = json.loads((folder / "words.json").read_text(encoding="utf-8"))
+        made = cls(())
+        made._vocabulary = {word: number for number, word in enumerate(vocabulary)}
+        data, columns, starts, made._weights = (open_array(folder / f"{name}.npy") for name in made._arrays())
+        made.documents = len(starts) - 1
+        made._rows = sparse.csr_array((data, columns, starts), shape=(made.documents, len(vocabulary)))
+        return made
+
+    def _arrays(self) -> dict[str, Any]:
+        rows = self._rows
+        return {"data": rows.data, "columns": rows.indices, "starts": rows.indptr, "weights": self._weights}
 
     @property
     def rows(self) -> Any:

@@ -47,8 +47,9 @@ def safety(
             "--responses",
             "-q",
             help="JSONL or CSV of prompts and what the model said: prompt (or prompt_text), response, contrast "
-            "(what it should have said), span, score (a judge's), behaviour; other columns are counted by. The model "
-            "answers prompts without a response.",
+            "(what it should have said), span, score (a judge's), behaviour, paraphrases (a list: the prompt in other "
+            "words, in which a finding has to hold); other columns are counted by. The model answers prompts without a "
+            "response.",
             show_default=False,
         ),
     ] = None,

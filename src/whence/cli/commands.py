@@ -11,6 +11,7 @@ from whence.cli.intervene import intervene
 from whence.cli.lab import evaluate, tune
 from whence.cli.methods import methods
 from whence.cli.opening import DEFAULT_RUN, console_of, open_run, say_size, work
+from whence.cli.proxy import proxy
 from whence.cli.quality import apply, corpus
 from whence.cli.trace import trace
 from whence.errors import IncompleteError
@@ -154,7 +155,10 @@ def index(
     parallel: o.PARALLEL = None,
     checkpointing: o.CHECKPOINTING = False,
     method: Annotated[
-        str | None, typer.Option(help="Curvature of the codes: ekfac, kfac, diagonal, identity.", show_default=False)
+        str | None,
+        typer.Option(
+            help="What the codes are of: unsaturated (default), ekfac, kfac, diagonal, identity.", show_default=False
+        ),
     ] = None,
     damping: o.DAMPING = None,
     weight_decay: o.WEIGHT_DECAY = None,
@@ -259,6 +263,7 @@ app.command()(evaluate)
 app.command()(intervene)
 app.command()(tune)
 app.command()(methods)
+app.command()(proxy)
 app.add_typer(audit_app, name="audit")
 app.command()(apply)
 audit_app.command()(corpus)

@@ -16,7 +16,8 @@ from whence.errors import InputError, QueryError
 if TYPE_CHECKING:
     from whence.attributor import Attributor
     from whence.fidelity import Lab, MethodSpec
-    from whence.interfaces import Query
+    from whence.interfaces import Estimate, Query
+    from whence.methods import Method
 
 __all__ = ["evaluate", "tune"]
 
@@ -138,6 +139,15 @@ def tune(
             show_default=False,
         ),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Fit the weights of this method instead: unsaturated (by kind of site) or "
+            "combined:of=unsaturated+tfidf (of each method).",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoints: o.CHECKPOINTS = None,
     subsets: SUBSETS = 64,
     seeds: SEEDS = 2,
     estimate: Annotated[bool, typer.Option("--estimate", help="Say what the retraining would cost, and stop.")] = False,
@@ -146,14 +156,20 @@ def tune(
     shares: o.SHARES = None,
     device: o.DEVICE = "auto",
 ) -> None:
-    """Pick damping, sites and codes for a budget on one half of the bank; report what was gained on the other."""
+    """Pick settings, or fit a method's weights, on one half of the bank; report what was gained on the other."""
     from whence.cli.tables import tuned_table
     from whence.fidelity import Budget, LabSettings, save_tuned, tune_lab
 
+    if method is not None and (budget_bytes is not None or budget_passes is not None):
+        raise InputError("weights cost nothing, so that a budget cannot choose among them; leave it or --method out.")
+    weighted = None if method is None else _weighted(method)
     settings = _settings(LabSettings, measures=("lds",), subsets=subsets, seeds=seeds)
     owner = open_run(run, None, None, {}, device)
-    lab = _lab(owner, query, training, start, settings, workers, shares)
+    lab = _lab(owner, query, training, start, settings, workers, shares, checkpoints or ())
     if not _prepared(lab, estimate, yes):
+        return
+    if weighted is not None:
+        _fit_weights(lab, weighted)
         return
     with _progress() as report:
         found = tune_lab(_with(lab, report), Budget(budget_bytes, budget_passes))
@@ -171,7 +187,40 @@ def tune(
     )
 
 
+def _fit_weights(lab: "Lab", method: "Method") -> None:
+    from whence.cli.tables import weights_table
+    from whence.fidelity import save_weights, tune_weights
+
+    with _progress() as report:
+        found = tune_weights(_with(lab, report), method)
+    path = save_weights(found, lab.owner.run)
+    gain = found.mean.gains[found.given.spec]
+    console = console_of()
+    console.print(weights_table(found))
+    for name in dict.fromkeys((found.given.spec, found.best)):
+        over = found.mean.gains[name]
+        console.print(
+            f"Fitted on one half, it gains {over.value:+.3f} on the other (95 % {over.low:+.3f} to {over.high:+.3f}) "
+            f"over {name}: {_sure(over)}.",
+            markup=False,
+        )
+    if gain.low > 0:
+        console.print(f"Fitted on both halves, for whence trace --method:\n{found.method.spec}", markup=False)
+    else:
+        console.print(f"Keep {found.given.spec}; what scored best while fitting: {path}", markup=False, soft_wrap=True)
+
+
 # ---------------------------------------------------------------------- what was typed
+
+
+def _weighted(typed: str) -> "Method":
+    """A method whose weights can be fitted."""
+    from whence.fidelity.weights import refuse_unweighted
+    from whence.methods import parse_method
+
+    method = parse_method(typed)
+    refuse_unweighted(method)
+    return method
 
 
 def _settings(kind: Any, **values: Any) -> Any:
@@ -334,9 +383,12 @@ def _typed() -> str:
 
 def _gain(found: Any) -> str:
     gain = found.gain
-    sure = "more than chance" if gain.low > 0 else "not told apart from chance"
     return (
         f"On the half that had no part in the choice: LDS {found.chosen_lds.value:.3f} against "
         f"{found.default_lds.value:.3f} with the run's settings, a gain of {gain.value:+.3f} (95 % {gain.low:+.3f} to "
-        f"{gain.high:+.3f}): {sure}."
+        f"{gain.high:+.3f}): {_sure(gain)}."
     )
+
+
+def _sure(gain: "Estimate") -> str:
+    return "more than chance" if gain.low > 0 else "not told apart from chance"

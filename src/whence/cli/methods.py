@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from whence.cli.opening import console_of
 
@@ -36,7 +36,7 @@ def bound_method(
 
     method = parse_method(typed)
     replay = None
-    if method.training:
+    if any(part.training for part in method.parts):
         run_steps([CorpusStep(owner)])
         replay = replay_of(owner, training_of(owner, training), start_of(owner, start))
     return Bound(method, Work(owner, _read(checkpoints), replay))
@@ -48,6 +48,11 @@ def _read(checkpoints: Sequence[str]) -> "tuple[Checkpoint, ...]":
     return read_checkpoints(checkpoints) if checkpoints else ()
 
 
+def _default(field: Any) -> Any:
+    """What a setting is if it is not given; … where it has to be."""
+    return "…" if field.is_required() else field.get_default()
+
+
 def methods() -> None:
     """List the methods that `whence trace --method` and the lab take, with their settings and papers."""
     from rich.table import Table
@@ -56,6 +61,6 @@ def methods() -> None:
 
     table = Table("method", "settings (default)", "unit", "needs", "paper", title="Methods")
     for key, kind in METHODS.items():
-        settings = ", ".join(f"{name}={field.get_default()}" for name, field in kind.model_fields.items())
+        settings = ", ".join(f"{name}={_default(field)}" for name, field in kind.model_fields.items())
         table.add_row(key, settings or "–", kind.unit, kind.needs(), f"{kind.title}: {kind.paper}")
     console_of().print(table)

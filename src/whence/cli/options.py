@@ -161,13 +161,17 @@ TRAINED_ON = Annotated[
 ]
 METHOD = Annotated[
     str | None,
-    typer.Option(help="Curvature: ekfac (default), kfac, diagonal, identity (gradient dot).", show_default=False),
+    typer.Option(
+        help="How documents are scored: unsaturated (default: EK-FAC with weights of sites), or a curvature alone: "
+        "ekfac, kfac, diagonal, identity (gradient dot).",
+        show_default=False,
+    ),
 ]
 NAMED = Annotated[
     str | None,
     typer.Option(
-        help="How documents are scored: ekfac (default), kfac, diagonal, identity, or any method that `whence methods` "
-        "lists, as name:setting=value,…",
+        help="How documents are scored: unsaturated (default), ekfac, kfac, diagonal, identity, or any that "
+        "`whence methods` lists, as name:setting=value,…",
         show_default=False,
     ),
 ]
@@ -247,7 +251,6 @@ _PLACES = {
     "coordinates": "recipe.coordinates",
 }
 _BOTH = {
-    "method": ("fit.method", "recipe.method"),
     "precision": ("fit.precision", "recipe.precision"),
     "seed": ("fit.seed", "recipe.seed"),
 }
@@ -261,6 +264,9 @@ def settings(options: Mapping[str, Any]) -> dict[str, Any]:
             continue
         for place in _BOTH.get(name, (_PLACES[name],) if name in _PLACES else ()):
             _put(out, place, value)
+    if options.get("method") is not None:
+        _put(out, "recipe.method", options["method"])
+        _put(out, "fit.method", "ekfac" if options["method"] == "unsaturated" else options["method"])
     if options.get("mix") is not None:
         if options.get("data"):
             raise InputError("--mix names the data itself; write it into the mix, or leave --mix or --data out.")

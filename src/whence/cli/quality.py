@@ -34,6 +34,15 @@ def corpus(
         float, typer.Option(min=0.3, max=1.0, help="Share of common word runs from which documents are copies.")
     ] = 0.8,
     topics: Annotated[int | None, typer.Option(min=1, help="Number of topics (default: by size).")] = None,
+    filters: Annotated[
+        str | None,
+        typer.Option(
+            help="Filters of datatrove that judge as well, with commas: gopher-quality, gopher-repetition, c4-quality, "
+            "fineweb-quality. They were made for web pages; words are split as in --language (default: en). Needs the "
+            "extra datatrove.",
+            show_default=False,
+        ),
+    ] = None,
     reviewed: Annotated[
         Path | None, typer.Option(help="review.csv with verdicts filled in: gives precisions.", show_default=False)
     ] = None,
@@ -43,11 +52,13 @@ def corpus(
     device: o.DEVICE = "auto",
 ) -> None:
     """What is wrong with this data? Tags, format errors, wrong sums, copies, and what to do about each document."""
+    from whence.audits.datatrove_filters import filters_named
     from whence.data import find_files, load_queries
 
     refuse_unusable(out)
     refuse_missing({"--trusted": trusted, "--reviewed": reviewed})
     asked = load_queries(trusted) if trusted else ()
+    chosen = () if filters is None else filters_named(filters)
     if asked and run is None and model is None:
         raise InputError("--trusted needs a model: give --run, or --model.")
     if data:
@@ -71,7 +82,8 @@ def corpus(
     if not paths:
         raise InputError("which data? Give --data with files, folders or globs, or --run with a run over them.")
     options = CorpusOptions(
-        duplicates=duplicates, language=language, topics=topics, trusted=asked, placebo=placebo, seed=seed,
+        duplicates=duplicates, language=language, topics=topics, trusted=asked, filters=chosen, placebo=placebo,
+        seed=seed,
     )  # fmt: skip
     with progress(console_of(stderr=True)) as report:
         result, reports = audit_corpus(paths, options, owner=owner, command=typed(), report=report)

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from whence.interfaces import Coverage
 
-__all__ = ["coverage_table", "tuned_table"]
+__all__ = ["coverage_table", "tuned_table", "weights_table"]
 
 
 def coverage_table(coverage: Coverage) -> Any:
@@ -49,3 +49,24 @@ def tuned_table(found: Any) -> Any:
     kept = "→ is what was taken" + ("" if all(each.within for each in found.candidates) else "; dim is over the budget")
     table.caption, table.caption_justify = kept, "left"
     return table
+
+
+def weights_table(found: Any) -> Any:
+    """LDS on each half under weights fitted on the other; what that gains over the method as it was and its parts."""
+    title = "LDS on the half that had no part in the fit, and weights"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.add_column("", overflow="fold")
+    for heading in ("half 1", "half 2", "mean", "fitted gains over it"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    mean, halves = found.mean, found.halves
+    table.add_row("fitted", *(f"{each.fitted.value:.3f}" for each in halves), _range(mean.fitted, ""), "")
+    for name, alone in mean.others.items():
+        values = (f"{each.others[name].value:.3f}" for each in halves)
+        table.add_row(name, *values, _range(alone, ""), _range(mean.gains[name], "+"))
+    for name, weight in found.weights.items():
+        table.add_row(f"× {name}", *(f"{each.weights[name]:g}" for each in halves), f"on both {weight:g}", "")
+    return table
+
+
+def _range(estimate: Any, sign: str) -> str:
+    return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.2f}, {estimate.high:{sign}.2f}]"

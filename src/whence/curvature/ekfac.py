@@ -47,6 +47,10 @@ class SiteCurvature:
         moved = [None if t is None else t.to(device, dtype) for t in (self.outputs, self.inputs, self.trust)]
         return SiteCurvature(moved[0], moved[1], self.eigenvalues.to(device, dtype), moved[2])
 
+    def divided(self, weight: float) -> "SiteCurvature":
+        """``C / weight``, so that its damped inverse is multiplied by `weight` if the damping is divided as well."""
+        return SiteCurvature(self.outputs, self.inputs, self.eigenvalues / weight, self.trust)
+
     def rotate(self, blocks: Tensor) -> Tensor:
         """``Q_S^T G Q_A`` of blocks [N, O, I]; for a stack [N, E, O, I], here and below."""
         if self.outputs is not None:

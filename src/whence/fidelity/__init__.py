@@ -10,9 +10,10 @@ measures     lds.py leave_out.py retrieval.py mislabel.py datamodel.py      from
              bootstrap.py ceiling.py correlation.py tables.py               intervals, noise, ranks
 methods      methods.py scorers.py rankings.py imports.py costs.py          what is compared, and what it costs
 the lab      lab_settings.py experiments.py evaluate.py expected.py         one evaluation
-             certificate.py tune.py                                         what comes of it
+             certificate.py halved.py tune.py weights.py                    what comes of it
 """
 
+from whence.attributor import state_similarities
 from whence.fidelity.bank import Bank
 from whence.fidelity.ceiling import ceiling
 from whence.fidelity.evaluate import Evaluation, baselines
@@ -22,7 +23,7 @@ from whence.fidelity.experiments import Lab, Start
 from whence.fidelity.lab_settings import LabSettings
 from whence.fidelity.lds import lds, lds_difference
 from whence.fidelity.methods import MethodSpec, default_methods, load_methods
-from whence.fidelity.rankings import document_losses, state_similarities
+from whence.fidelity.rankings import document_losses
 from whence.fidelity.recipes import load_training
 from whence.fidelity.replays import LanguageReplay, replay_of
 from whence.fidelity.retrain import estimate, retrain
@@ -31,12 +32,14 @@ from whence.fidelity.subsets import halves, without
 from whence.fidelity.tasks import LanguageTask, Task
 from whence.fidelity.tune import Budget, Tuned, save_tuned
 from whence.fidelity.tune import tune as tune_lab
+from whence.fidelity.weights import Fitted, save_weights, tune_weights
 
 __all__ = [
     "Bank",
     "Budget",
     "Evaluation",
     "Expected",
+    "Fitted",
     "Lab",
     "LabSettings",
     "LanguageReplay",
@@ -62,7 +65,9 @@ __all__ = [
     "retrain",
     "run_methods",
     "save_tuned",
+    "save_weights",
     "state_similarities",
     "tune_lab",
+    "tune_weights",
     "without",
 ]

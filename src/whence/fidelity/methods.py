@@ -45,7 +45,7 @@ _KINDS: dict[str, MethodKind] = {
     "curvature": "influence", "method": "influence", "baseline": "baseline", "scores": "imported",
 }  # fmt: skip
 _TITLES = {
-    "ekfac": "EK-FAC", "kfac": "K-FAC", "bm25": "BM25", "tfidf": "TF-IDF",
+    "unsaturated": "unsaturated EK-FAC", "ekfac": "EK-FAC", "kfac": "K-FAC", "bm25": "BM25", "tfidf": "TF-IDF",
     "gradient-dot": "gradient dot", "gradient-cosine": "gradient cosine",
 }  # fmt: skip
 _BELONGS = {
@@ -56,6 +56,8 @@ _BELONGS = {
 }  # fmt: skip
 _WHOLE = ("sites", "layers")
 """Settings whose value is a list; a list of lists makes a grid of them."""
+_NAMED = {"bm25": "bm25", "tfidf": "tfidf", "gradient-dot": "dot", "gradient-cosine": "cosine"}
+"""Baselines that are methods; so is representation, with its layers."""
 _IN_SPEC = ("damping", "weight_decay", "bits", "projection", "coordinates")
 """Settings of `curvature` that a named method writes into its own spec, where it has them."""
 
@@ -65,7 +67,8 @@ class MethodSpec(BaseModel):
 
     Attributes:
         name: As shown; made from the settings if absent.
-        curvature: Influence with this curvature: ekfac, kfac, diagonal or identity.
+        curvature: Influence with this curvature: unsaturated (with the run's own weights of sites), ekfac, kfac,
+            diagonal or identity.
         method: A method of `whence.methods` by its spec, ``lowrank:alpha=0.1``.
         baseline: A ranking that needs no curvature: random, length (target tokens), loss (the model's own, summed),
             bm25, tfidf, representation, gradient-dot, gradient-cosine.
@@ -152,6 +155,13 @@ class MethodSpec(BaseModel):
         return next(kind for key, kind in _KINDS.items() if getattr(self, key) is not None)
 
     @property
+    def named(self) -> str | None:
+        """The method of `whence.methods` that scores, by its spec; None if none of them does."""
+        if self.baseline == "representation":
+            return "representations:layers=" + "+".join(f"{depth:g}" for depth in self.layers)
+        return self.method if self.baseline is None else _NAMED.get(self.baseline)
+
+    @property
     def rule(self) -> Damping:
         """How its curvature is damped."""
         if self.weight_decay is not None:
@@ -159,7 +169,7 @@ class MethodSpec(BaseModel):
         return Damping() if self.damping is None else Damping(value=self.damping)
 
     def recipe(self, like: Recipe) -> Recipe:
-        """Its recipe, with the seed and precision of another one; not yet resolved for a model's sites."""
+        """Its recipe, with the seed, precision and weights of another one; not yet resolved for a model's sites."""
         assert self.curvature is not None
         return Recipe(
             method=self.curvature,
@@ -167,6 +177,8 @@ class MethodSpec(BaseModel):
             bits=16 if self.bits == "exact" else self.bits,
             projection="none" if self.bits == "exact" else self.projection,
             coordinates=self.coordinates,
+            power=like.power,
+            weights=like.weights,
             seed=like.seed,
             precision=like.precision,
         )
@@ -330,6 +342,8 @@ def default_methods() -> tuple[MethodSpec, ...]:
         MethodSpec(baseline="gradient-dot"),
         MethodSpec(baseline="gradient-cosine"),
         *(MethodSpec(curvature=each, sites=(BLOCKS,)) for each in blocks),
+        MethodSpec(curvature="unsaturated"),
+        MethodSpec(curvature="unsaturated", bits=1, projection="none"),
         MethodSpec(curvature="ekfac"),
         MethodSpec(curvature="ekfac", bits=1, projection="none"),
         *(MethodSpec(curvature="ekfac", bits=1, coordinates=count) for count in _SKETCHES),

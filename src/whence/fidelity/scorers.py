@@ -31,7 +31,9 @@ from whence.attributor import (
 )
 from whence.attributor.fitting import CovarianceStep, EigenvalueStep
 from whence.attributor.indexing import IndexStep
+from whence.attributor.states import StatesStep
 from whence.attributor.steps import CorpusStep, Step
+from whence.attributor.texts import WordsStep
 from whence.errors import InputError, QueryError
 from whence.fidelity.costs import Ledger, Meter, Spent
 from whence.fidelity.imports import fingerprint, read_scores
@@ -175,7 +177,7 @@ class _Lab:
             "sites": select_sites(owner.sites, spec.sites),
             "queries": [query.model_dump(mode="json", exclude={"id", "metadata"}) for query in self.queries],
             "n": owner.trained_on,
-            "recipe": [owner.config.recipe.seed, owner.config.recipe.precision],
+            "recipe": [owner.config.recipe.seed, owner.config.recipe.precision, *_weights(owner, spec)],
             "imported": None if spec.scores is None else fingerprint(Path(spec.scores)),
             **self._followed(spec),
             **_run_of(owner),
@@ -189,25 +191,21 @@ class _Lab:
         out: dict[str, Any] = {}
         if self.checkpoints:
             out["checkpoints"] = [dict(each.fingerprint) for each in self.checkpoints]
-        if method.training and self.replay is not None:
+        if any(part.training for part in method.parts) and self.replay is not None:
             out["training"] = dict(self.replay.fingerprint)
         return out
 
     def _run(self, spec: MethodSpec) -> tuple[NDArray[np.float64], Cost | None]:
-        if spec.method is not None:
-            return self._named(spec)
+        if spec.named is not None:
+            return self._named(spec, spec.named)
         if spec.kind == "influence":
             return self._influence(spec)
         if spec.kind == "imported":
             windows = self.owner.corpus.documents_of_windows(np.arange(self.owner.corpus.windows, dtype=np.int64))
             shape = (len(self.queries), self.owner.corpus.documents)
             return read_scores(spec, shape, windows, self.owner.trained_on), None
-        owner = self.owner
-        if spec.sites:
-            names = select_sites(owner.sites, spec.sites)
-            owner = self._fit(names, owner.config.fit.model_copy(update={"method": "identity"}))
-        scores, index, query, stored = baseline_scores(owner, self.encoded, spec, self.meter)
-        return scores, _cost(Spent(), index, query, stored / owner.corpus.documents)
+        scores, query = self.meter.measure(lambda: baseline_scores(self.owner, self.encoded, spec))
+        return scores, _cost(Spent(), Spent(), query, 0.0)
 
     def _influence(self, spec: MethodSpec) -> tuple[NDArray[np.float64], Cost]:
         names = select_sites(self.owner.sites, spec.sites)
@@ -228,32 +226,31 @@ class _Lab:
         stored = index.bytes_per_row * run.corpus.windows / run.corpus.documents
         return scores, _cost(fit, coded, query, stored)
 
-    def _named(self, spec: MethodSpec) -> tuple[NDArray[np.float64], Cost]:
-        """A method of `whence.methods`; its steps are the fit, all the rest is paid by the queries."""
-        assert spec.method is not None
-        method = parse_method(spec.method)
+    def _named(self, spec: MethodSpec, named: str) -> tuple[NDArray[np.float64], Cost]:
+        """A method of `whence.methods`; its steps are the fit or the index, all the rest is paid by the queries."""
+        method = parse_method(named)
         run = self._fit(select_sites(self.owner.sites, spec.sites), _fit_settings(self.owner, spec))
         ledger, work = Ledger(run.run.path / "costs.json", self.meter), Work(run, self.checkpoints, self.replay)
-        fit, index, own = Spent(), Spent(), []
-        for step in method.steps(work)[1:]:
-            if isinstance(step, CovarianceStep | EigenvalueStep):
-                place = step.folder.parent
-                name = step.name if place == run.run.path else f"{place.name}/{step.name}"
-                fit += _charge(ledger, step, name, step.folder)
-            elif isinstance(step, IndexStep):
-                index += _charge(ledger, step, f"index/{step.recipe.name}", step.folder)
-            else:
-                own.append(step)
-        if own:
-            folder = work.folder(method)
-            fit += ledger.charge(
-                f"methods/{folder.name}",
-                lambda: run_steps(own),
-                lambda: all(step.finished() for step in own),
-                lambda: shutil.rmtree(folder, ignore_errors=True),
-            )
+        fit: dict[str, Spent] = {}  # by step: what two parts of a method share is paid once
+        index: dict[str, Spent] = {}
+        for part in method.parts:
+            own = []
+            for step in part.steps(work)[1:]:
+                if isinstance(step, CovarianceStep | EigenvalueStep):
+                    place = step.folder.parent
+                    name = step.name if place == run.run.path else f"{place.name}/{step.name}"
+                    fit[name] = _charge(ledger, step, name, step.folder)
+                elif isinstance(step, IndexStep | WordsStep | StatesStep):
+                    name = f"index/{step.folder.name}"
+                    index[name] = _charge(ledger, step, name, step.folder)
+                else:
+                    own.append(step)
+            if own:
+                name = f"methods/{work.folder(part).name}"
+                fit[name] = _charge_together(ledger, own, name, work.folder(part))
         scores, query = self.meter.measure(lambda: method_scores(method, work, self.encoded))
-        return scores, _cost(fit, index, query, method.bytes_per_document(work))
+        spent = sum(fit.values(), Spent()), sum(index.values(), Spent())
+        return scores, _cost(*spent, query, method.bytes_per_document(work))
 
     def _fit(self, names: tuple[str, ...], fit: Any) -> Attributor:
         """The run that methods with these sites and this fit share."""
@@ -261,9 +258,15 @@ class _Lab:
         return sibling(self.owner, self.folder / "fits" / f"{fit.method}-{_digest(bound)}", names, fit)
 
 
+def _weights(owner: Attributor, spec: MethodSpec) -> list[Any]:
+    """What the run's own recipe says of weights, where they count."""
+    recipe = owner.config.recipe
+    return [recipe.power, recipe.weights.model_dump()] if spec.curvature == "unsaturated" else []
+
+
 def _fit_settings(owner: Attributor, spec: MethodSpec) -> Any:
     """Settings of a method's fit; K-FAC and EK-FAC are one family and share what both need."""
-    method = "ekfac" if spec.curvature in ("kfac", None) else spec.curvature
+    method = "ekfac" if spec.curvature in ("unsaturated", "kfac", None) else spec.curvature
     changes: dict[str, Any] = {"method": method}
     if spec.sample is not None:
         changes |= {"sample": spec.sample, "min_documents": 1}
@@ -280,9 +283,18 @@ def _charge(ledger: Ledger, step: Step, name: str, folder: Path) -> Spent:
     return ledger.charge(name, lambda: run_steps([step]), step.finished, undo)
 
 
+def _charge_together(ledger: Ledger, steps: Sequence[Step], name: str, folder: Path) -> Spent:
+    """Do the steps that are a method's own once, from scratch, and say what they took."""
+
+    def undo() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    return ledger.charge(name, lambda: run_steps(steps), lambda: all(step.finished() for step in steps), undo)
+
+
 def _left_by(step: Step, folder: Path) -> list[Path]:
     """What an attempt at a step may have left. Without bases, eigenvalues mean nothing."""
-    if step.name == "index" or step.name == "covariance":
+    if step.name in ("index", "words", "states", "covariance"):
         return [folder]
     return [folder / step.name, *folder.glob(f"parts/{step.name}-*")]
 

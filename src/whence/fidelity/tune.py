@@ -17,21 +17,18 @@ from numpy.typing import NDArray
 from whence.attributor import FitConfig, ModelConfig
 from whence.errors import InputError
 from whence.fidelity.experiments import Lab
+from whence.fidelity.halved import Halved
 from whence.fidelity.lds import lds, lds_difference
 from whence.fidelity.methods import BLOCKS, MethodSpec, method_of
 from whence.fidelity.scorers import select_sites
-from whence.fidelity.subsets import subset_key
 from whence.gradients import Recipe
 from whence.interfaces import Cost, Estimate, Site
 from whence.runs import Run, write_bytes, write_json
 
-__all__ = ["Budget", "Candidate", "Tuned", "save_tuned", "split", "tune"]
+__all__ = ["Budget", "Candidate", "Tuned", "save_tuned", "tune"]
 
 DAMPINGS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 SKETCHES = (16384, 4096, 1024, 256, 64)
-
-QUERIES, SUBSETS = 8, 16
-"""Least different queries and training sets; with fewer in a half, intervals of the gain miss the truth too often."""
 
 Array = NDArray[np.float64]
 
@@ -128,23 +125,17 @@ class _Tuner:
 
     def __init__(self, lab: Lab, budget: Budget) -> None:
         self.lab, self.budget = lab, budget
-        self.queries = split(lab.task(lab.training, lab.start).query_keys)
-        _refuse_too_few(sum(map(len, self.queries)), len(lab.subsets))  # before anything is trained
-        self.kept, self.losses = lab.halves
-        self.subsets = split([subset_key(row) for row in self.kept])
+        self.halved = Halved(lab)
         self.candidates: list[Candidate] = []
-
-    def part(self, scores: Array, report: bool) -> tuple[Array, NDArray[np.bool_], Array]:
-        """Scores, subsets and losses of the tuning half or of the reported one; no query and no subset is in both."""
-        queries, subsets = self.queries[report], self.subsets[report]
-        return scores[queries], self.kept[subsets], self.losses[subsets][:, :, queries]
 
     def best(self, specs: Sequence[MethodSpec], choice: str, free: bool) -> MethodSpec:
         """The best on the tuning half, within the budget unless `free`; all are kept as candidates."""
         tried = []
         for scored in self.lab.run(_different(self.lab, specs)):
             assert scored.summary.cost is not None
-            value = lds(*self.part(scored.scores, False), draws=self.lab.settings.draws, seed=self.lab.settings.seed)
+            value = lds(
+                *self.halved.part(scored.scores, False), draws=self.lab.settings.draws, seed=self.lab.settings.seed
+            )
             within = self.budget.holds(scored.summary.cost)
             tried.append(Candidate(scored.spec, choice, value, scored.summary.cost, within))
         self.candidates += tried
@@ -156,25 +147,6 @@ class _Tuner:
                 f"{least.cost.bytes_per_document:,.0f} bytes per document and costs {least.cost.passes:.2f} passes."
             )
         return max(allowed, key=lambda each: each.tuning.value).spec
-
-
-def split(names: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Places of a part to choose on and of a part to report on, in turn; of equal names only the first has a place.
-
-    >>> split(["a", "b", "a", "c", "b", "d"])
-    ([0, 3], [1, 5])
-    """
-    first = sorted({name: place for place, name in reversed([*enumerate(names)])}.values())
-    return first[::2], first[1::2]
-
-
-def _refuse_too_few(queries: int, subsets: int) -> None:
-    if queries < QUERIES or subsets < SUBSETS:
-        raise InputError(
-            f"tuning chooses on one part of the bank and reports on another, which takes at least {QUERIES} different "
-            f"queries and {SUBSETS} different random training sets; there are {queries} and {subsets}. Ask more "
-            "queries with --query, or draw more sets with --subsets; a tiny corpus has few."
-        )
 
 
 def tune(lab: Lab, budget: Budget) -> Tuned:
@@ -250,8 +222,9 @@ def _report(tuner: _Tuner, chosen: MethodSpec, default: MethodSpec) -> Tuned:
     ours, theirs = lab.run([chosen, default])
     assert ours.summary.cost is not None
     assert theirs.summary.cost is not None
-    mine, kept, losses = tuner.part(ours.scores, True)
-    other = tuner.part(theirs.scores, True)[0]
+    mine, kept, losses = tuner.halved.part(ours.scores, True)
+    other = tuner.halved.part(theirs.scores, True)[0]
+    recipe = _stored(lab, chosen)[1]
     return Tuned(
         chosen=chosen,
         default=default,
@@ -260,8 +233,8 @@ def _report(tuner: _Tuner, chosen: MethodSpec, default: MethodSpec) -> Tuned:
         chosen_lds=lds(mine, kept, losses, **draws),
         default_lds=lds(other, kept, losses, **draws),
         gain=lds_difference(mine, other, kept, losses, **draws),
-        recipe=_stored(lab, chosen)[1],
-        fit=owner.config.fit.model_copy(update={"method": chosen.curvature}),
+        recipe=recipe,
+        fit=owner.config.fit.model_copy(update={"method": recipe.curvature}),
         sites=select_sites(owner.sites, chosen.sites) if chosen.sites else own.sites,
         min_coverage=0.0 if chosen.sites else own.min_coverage,
         candidates=tuple(tuner.candidates),

@@ -1,6 +1,7 @@
 """Codes and scores by running the model.
 
 recipe.py   the settings of an index
+weights.py  how much each kind of site counts
 encoder.py  from factors to codes, for documents and queries
 runner.py   a model over a batch, factors out
 passes.py   covariances, eigenvalues, codes, exact and token-wise scores
@@ -16,7 +17,7 @@ from whence.gradients.passes import (
     gradient_blocks,
     token_scores,
 )
-from whence.gradients.recipe import AUTO_BYTES, Method, Recipe
+from whence.gradients.recipe import AUTO_BYTES, Curvature, Method, Recipe
 from whence.gradients.runner import Examples, Precision, Runner, language_examples, products
 from whence.gradients.self_scores import (
     Bases,
@@ -26,10 +27,12 @@ from whence.gradients.self_scores import (
     measure_together,
     squares_and_solved,
 )
+from whence.gradients.weights import SiteWeights, kind_of, weighted
 
 __all__ = [
     "AUTO_BYTES",
     "Bases",
+    "Curvature",
     "Examples",
     "Measured",
     "Method",
@@ -37,6 +40,7 @@ __all__ = [
     "Recipe",
     "Runner",
     "SiteEncoder",
+    "SiteWeights",
     "add_covariances",
     "add_eigenvalue_squares",
     "build_encoders",
@@ -44,10 +48,12 @@ __all__ = [
     "encode_documents",
     "exact_scores",
     "gradient_blocks",
+    "kind_of",
     "language_examples",
     "measure_each",
     "measure_together",
     "products",
     "squares_and_solved",
     "token_scores",
+    "weighted",
 ]

@@ -5,17 +5,19 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from whence.curvature import Damping
 from whence.errors import InputError
+from whence.gradients.weights import SiteWeights
 from whence.interfaces import Site
 from whence.model import CausalLM, Objective, Unsaturated
 from whence.projection import Bits, SiteLayout, block_size, layout_sites
 
-__all__ = ["AUTO_BYTES", "Method", "Recipe"]
+__all__ = ["AUTO_BYTES", "Curvature", "Method", "Recipe"]
 
-Method = Literal["ekfac", "kfac", "diagonal", "identity"]
+Curvature = Literal["ekfac", "kfac", "diagonal", "identity"]
+Method = Literal["unsaturated", "ekfac", "kfac", "diagonal", "identity"]
 AUTO_BYTES = 1 << 20
 """With projection auto, codes are kept whole up to this many bytes per document window; above, sketched to fit."""
 
@@ -24,7 +26,8 @@ class Recipe(BaseModel):
     """Settings of an index of codes.
 
     Attributes:
-        method: Curvature: ekfac, kfac, diagonal, or identity (gradient dot).
+        method: unsaturated (EK-FAC with `power` and `weights`), or a curvature alone: ekfac, kfac, diagonal, or
+            identity (gradient dot).
         damping: See `whence.curvature.Damping`.
         bits: Bits per stored coordinate: 1, 8 or 16.
         projection: auto keeps whole gradients if their codes are small (`AUTO_BYTES` per document window) and otherwise
@@ -32,8 +35,9 @@ class Recipe(BaseModel):
             block; kronecker maps the factors to fewer dimensions first, which costs almost no time.
         coordinates: Coordinates to keep per site with hadamard and kronecker; a stack's experts share them, with at
             least 64 for each.
-        unsaturated: Power of `whence.model.Unsaturated`: documents' gradients are those of -log p (0) or do not vanish
-            where a token was learnt by heart.
+        power: Of `whence.model.Unsaturated`, by which unsaturated documents' gradients do not vanish where a token was
+            learnt by heart; 0 is -log p.
+        weights: Of kinds of site, where unsaturated; see `whence.gradients.SiteWeights`.
         seed: Seed of the random signs and rows.
         precision: fast lets matrix products of documents round their inputs to bfloat16 (TF32 on CUDA), which is far
             below what one bit loses; full does not. Queries are always in full precision.
@@ -41,14 +45,37 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Method = "ekfac"
+    method: Method = "unsaturated"
     damping: Damping = Damping()
     bits: Bits = 1
     projection: Literal["auto", "none", "hadamard", "kronecker"] = "auto"
     coordinates: int | None = Field(default=None, ge=64)
-    unsaturated: float = Field(default=0.0, ge=0, le=1)
+    power: float = Field(default=0.5, ge=0, le=1)
+    weights: SiteWeights = SiteWeights()
     seed: int = 0
     precision: Literal["fast", "full"] = "fast"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier(cls, given: Any) -> Any:
+        """Runs made before there was the method said ``unsaturated = 0`` beside their curvature."""
+        if isinstance(given, dict) and given.get("unsaturated", 1) == 0:
+            return {key: value for key, value in given.items() if key != "unsaturated"}
+        return given
+
+    @property
+    def curvature(self) -> Curvature:
+        """What has to be fitted for it."""
+        return "ekfac" if self.method == "unsaturated" else self.method
+
+    @property
+    def alike(self) -> "Recipe":
+        """The curvature alone: sites count alike, and documents have plain gradients.
+
+        For what looks at a single document's own effect rather than at the order of all: with most of the weight on the
+        head, what predicts the same tokens comes closer to what holds the same text.
+        """
+        return self.model_copy(update={"method": self.curvature})
 
     @property
     def name(self) -> str:
@@ -60,14 +87,20 @@ class Recipe(BaseModel):
     def stored(self) -> dict[str, Any]:
         """As an index keeps it; what it does not use is left out, so that it is called what it always was."""
         content = self.model_dump(mode="json")
-        if not self.unsaturated:
-            del content["unsaturated"]
+        if self.method != "unsaturated":
+            del content["power"], content["weights"]
         return content
 
     @property
     def objective(self) -> Objective:
         """Whose gradients documents have."""
-        return Unsaturated(self.unsaturated) if self.unsaturated else CausalLM()
+        return Unsaturated(self.power) if self.method == "unsaturated" and self.power else CausalLM()
+
+    def rule(self, site: Site) -> Damping:
+        """How a site is damped."""
+        if self.method != "unsaturated" or not site.head:
+            return self.damping
+        return self.damping.model_copy(update={"value": self.damping.value * self.weights.head_damping})
 
     def sketch_shape(self, site: Site) -> tuple[int, int]:
         """Sizes (K_o, K_i) that a site's factors (each expert's, of a stack) are mapped to before flattening."""

@@ -10,6 +10,7 @@ fidelity.py    LabResult, Reading, Certificate …    how true scores were found
 audits.py      SafetyResult, DocumentEvidence …    verdicts on answers
 exposures.py   ContaminationResult, ItemAudit …    verdicts on items
 interventions.py  InterventionResult, Arm, Effect … what a repair did
+proxies.py     ProxySettings, ProxyCard …           a smaller model that stands for another
 """
 
 from whence.interfaces.audits import DocumentEvidence, SafetyResult
@@ -40,6 +41,7 @@ from whence.interfaces.interventions import (
     UnlearningMethod,
 )
 from whence.interfaces.provenance import Extract, Provenance
+from whence.interfaces.proxies import PROXY_FILE, ProxyCard, ProxyCheck, ProxyKind, ProxySettings, ProxySite
 from whence.interfaces.quality import CorpusResult, DocumentReport, Issue
 from whence.interfaces.queries import EncodedQuery, EncodedText, Query
 from whence.interfaces.results import (
@@ -59,6 +61,7 @@ from whence.interfaces.sites import Site, Use, Vocabulary, Way
 from whence.interfaces.teaching import Teacher
 
 __all__ = [
+    "PROXY_FILE",
     "Action",
     "Arm",
     "Baseline",
@@ -90,6 +93,11 @@ __all__ = [
     "Origin",
     "Prediction",
     "Provenance",
+    "ProxyCard",
+    "ProxyCheck",
+    "ProxyKind",
+    "ProxySettings",
+    "ProxySite",
     "Query",
     "QuestionChange",
     "Reading",

@@ -5,9 +5,9 @@ false-discovery rate over all pairs of an audit. Knows no torch.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from whence.interfaces.fidelity import Certificate, Estimate
 from whence.interfaces.results import Trace
@@ -17,9 +17,12 @@ __all__ = [
     "DocumentEvidence",
     "Enrichment",
     "ResponseAudit",
+    "Reworded",
     "SafetyResult",
     "Tally",
     "WhyVerdict",
+    "Wording",
+    "WordingCheck",
 ]
 
 WhyVerdict = Literal["absorbed", "euphemistic", "confabulated", "cannot tell"]
@@ -28,7 +31,7 @@ WhyVerdict = Literal["absorbed", "euphemistic", "confabulated", "cannot tell"]
 absorbed      a document that shares its words supports it more than chance
 euphemistic   a document that shares its words moves what should have been said, and softens it or leaves it out
 confabulated  no effect of any such document was found, and none is clearly present; a finding of nothing
-cannot tell   anything else, as "present, effect not shown"
+cannot tell   anything else, as "present, effect not shown" or "only in this wording"
 
 The first two are held at the audit's false-discovery rate; the others state nothing and have no belief.
 """
@@ -36,6 +39,16 @@ The first two are held at the audit's false-discovery rate; the others state not
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+
+class _Sparse(_Frozen):
+    """Fields of what was not asked for (`unsaid`) are not written while they are empty."""
+
+    unsaid: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _written(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in plain(self).items() if value or name not in self.unsaid}
 
 
 class AuditSettings(_Frozen):
@@ -67,7 +80,50 @@ class AuditSettings(_Frozen):
     whence_version: str
 
 
-class DocumentEvidence(_Frozen):
+class Wording(_Frozen):
+    """Another wording of a prompt; `response` is the answer it brings, None for the same one."""
+
+    prompt: str
+    response: str | None = None
+
+
+class Reworded(_Frozen):
+    """One document and the other wordings of a question.
+
+    Attributes:
+        p: p-value of an effect on answer or contrast in each wording, as `DocumentEvidence.p`.
+        p_answer: The same of an effect on the answer alone, after Bonferroni where there is a contrast.
+        held: Wordings in which an effect holds: p is at most the audit's rate.
+        held_answer: Those in which one on the answer alone does.
+    """
+
+    p: tuple[float, ...]
+    p_answer: tuple[float, ...]
+    held: int
+    held_answer: int
+
+
+class WordingCheck(_Frozen):
+    """All other wordings of an audit.
+
+    Attributes:
+        answers: Answers that were asked about in other words.
+        wordings: In how many, all together.
+        level: p-value at most which an effect holds.
+        chance: Share of wordings in which documents off topic hold; about the level, or less where there are contrasts.
+        on_topic: The same of documents that share words with the question; chance in a placebo. None without such.
+        pairs: Of a wording and a document that shares words with its question.
+    """
+
+    answers: int
+    wordings: int
+    level: float
+    chance: float
+    on_topic: float | None = None
+    pairs: int = 0
+
+
+class DocumentEvidence(_Sparse):
     """One document (or cluster of near-duplicates) and one answer.
 
     Attributes:
@@ -91,7 +147,10 @@ class DocumentEvidence(_Frozen):
         softness: Share of soft words among its words for harm, 0 to 1; None if that was not looked at.
         copies: Members of its cluster, itself included.
         text: Its beginning, for display.
+        reworded: What it does to the question's other wordings; None where none were given.
     """
+
+    unsaid = frozenset({"reworded"})
 
     document: int
     id: str
@@ -118,6 +177,7 @@ class DocumentEvidence(_Frozen):
     softness: float | None = None
     copies: int = 1
     text: str = ""
+    reworded: Reworded | None = None
 
 
 class Enrichment(_Frozen):
@@ -142,7 +202,7 @@ class Enrichment(_Frozen):
     mass: float
 
 
-class ResponseAudit(_Frozen):
+class ResponseAudit(_Sparse):
     """One answer and why it was given.
 
     Attributes:
@@ -171,7 +231,10 @@ class ResponseAudit(_Frozen):
         moved_by: Those of them whose effect on the answer itself is shown.
         kinds: Tags of the documents that support the answer most (1 %, at least ten) against their base rates.
         trace: The same answer's trace, with token heat maps; None if none was made.
+        wordings: Other wordings it was asked about in, in the order of `Reworded.p`.
     """
+
+    unsaid = frozenset({"wordings"})
 
     id: str
     prompt: str
@@ -201,6 +264,7 @@ class ResponseAudit(_Frozen):
     moved_by: int = 0
     kinds: tuple[Enrichment, ...] = ()
     trace: Trace | None = None
+    wordings: tuple[Wording, ...] = ()
 
 
 class Tally(_Frozen):
@@ -213,7 +277,7 @@ class Tally(_Frozen):
     score: float | None = None
 
 
-class SafetyResult(_Frozen):
+class SafetyResult(_Sparse):
     """A whole safety audit.
 
     Attributes:
@@ -227,7 +291,10 @@ class SafetyResult(_Frozen):
         shared: Of behaviours: name -> documents behind the mean of its answers.
         left_out: Answers that could not be explained, and why.
         cautions: What makes the whole audit less sure, in sentences.
+        reworded: What came of asking in other words; None where that was not done.
     """
+
+    unsaid = frozenset({"reworded"})
 
     settings: AuditSettings
     responses: tuple[ResponseAudit, ...]
@@ -239,3 +306,4 @@ class SafetyResult(_Frozen):
     shared: Mapping[str, tuple[DocumentEvidence, ...]] = {}
     left_out: Mapping[str, str] = {}
     cautions: tuple[str, ...] = ()
+    reworded: WordingCheck | None = None

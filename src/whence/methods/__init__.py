@@ -4,7 +4,7 @@ base.py      what a method is; what it may use
 registry.py  the table of methods
 parse.py     ``name:setting=value`` → a method
 run.py       its steps, then scores as a stream or a matrix
-feeding.py   scores that are there already, as a stream
+feeding.py   scores made without a stream, as a stream
 plain.py     gradient dot, gradient cosine
 ekfac.py     K-FAC, EK-FAC
 magic.py     MAGIC: the training run again and differentiated
@@ -27,6 +27,12 @@ logra.py     LoGra: two-sided projections
 grass.py     GraSS, FactGraSS: sparse masks and sparse projections
 trak.py      TRAK: the margin in one projection, over checkpoints
 trackstar.py TrackStar: whitened cosines of corrected, projected gradients
+bm25.py      BM25: shared words
+tfidf.py     TF-IDF: cosine of word counts
+representations.py cosine of mean hidden states
+combined.py  a weighted sum of standard scores of several methods
+proxy.py     another, smaller model in the model's place
+iprox.py     IProX: one that is made of the model
 fisher.py    one dense curvature over all sites, in a whitened sketch
 """
 

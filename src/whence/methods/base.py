@@ -108,6 +108,11 @@ class Method(BaseModel):
         return "checkpoints" if cls.checkpoints else "the training" if cls.training else "–"
 
     @property
+    def parts(self) -> tuple["Method", ...]:
+        """The methods that it is made of; itself, of most."""
+        return (self,)
+
+    @property
     def spec(self) -> str:
         """The method as typed, with settings that differ from the defaults.
 
@@ -195,9 +200,10 @@ def _with_fit(owner: Attributor, method: str) -> Attributor:
 
 
 def _typed(value: Any) -> str:
-    """A setting as it is typed: numbers and words as they are, lists with + between."""
+    """A setting as it is typed: numbers and words as they are, lists with + between, specs in parentheses."""
     if isinstance(value, list | tuple):
-        return "+".join(map(_typed, value))
+        items = map(_typed, value)
+        return "+".join(f"({item})" if set(item) & set(":=,+") else item for item in items)
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}".replace("e+", "e") if isinstance(value, float) else str(value)

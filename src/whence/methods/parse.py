@@ -4,7 +4,8 @@
     logra:k=64,damping=0.1      LoGra, 64 coordinates on each side of a site
     tracin                      over the checkpoints that --checkpoints names
 
-Lists have + between their values. The table of methods is in `registry.py`.
+Lists have + between their values; a value that is itself a spec stands in parentheses. The table of
+methods is in `registry.py`.
 """
 
 import difflib
@@ -34,18 +35,45 @@ def parse_method(text: str) -> Method:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InputError(f"there is no method {name!r}.{hint} There are: {', '.join(METHODS)}.")
     values: dict[str, object] = {}
-    for part in filter(None, (piece.strip() for piece in rest.split(","))):
+    for part in filter(None, (piece.strip() for piece in _split(rest, ","))):
         key, equals, value = part.partition("=")
         key = key.strip()
         if not equals or key in values:
             raise InputError(
                 f"method {text!r}: settings are written name=value with commas between, each once; got {part!r}."
             )
-        values[key] = value.strip().split("+") if "+" in value and not _number(value) else value.strip()
+        items = [value] if _number(value) else _split(value, "+")
+        values[key] = [_bare(item) for item in items] if len(items) > 1 else _bare(value)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         raise InputError(f"method {text!r}: {_complaint(kind, error)}") from error
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """Split at a mark outside parentheses.
+
+    Raises:
+        InputError: Parentheses do not pair.
+    """
+    pieces, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if depth < 0:
+            break
+        if letter == mark and not depth:
+            pieces.append("")
+        else:
+            pieces[-1] += letter
+    if depth:
+        raise InputError(f"in {text!r} a parenthesis is left open, or closes none.")
+    return pieces
+
+
+def _bare(text: str) -> str:
+    """Without spaces, and without parentheses around the whole."""
+    text = text.strip()
+    return text[1:-1] if text.startswith("(") and text.endswith(")") else text
 
 
 def _number(text: str) -> bool:

@@ -38,6 +38,9 @@ class Bound:
     work: Work
 
     def __post_init__(self) -> None:
+        for part in self.method.parts:
+            if part is not self.method:
+                Bound(part, self.work)
         if self.method.checkpoints and not self.work.checkpoints:
             raise InputError(
                 f"method {self.method.key!r} follows the training through its checkpoints; name them with "

@@ -8,64 +8,33 @@ Two corrections of EK-FAC, both free of charge:
 *Saturation.* The gradient of -log p_t holds the factor 1 - p_t: what a model has learnt by heart has no gradient left,
 though it was learnt from somewhere. Half of that factor is taken back (power 0.5).
 
-*Site weights.* Added up as they are, sites do not predict retraining equally well: the head does best by itself,
-attention and norms add noise, and what training has not brought to its minimum follows the optimizer's metric and not
-(C + l)^-1. So each kind of site has a weight, and the head, which sees every token, more damping. Weights are scaled
-such that the mean self-influence of a document, sum of Lambda / (Lambda + l), stays what it is without them, so that
-the unit is still nats.
+*Site weights.* See `whence.gradients.weights`.
 
-The settings were fitted on three small models (a Llama, a GPT-2, an OLMo 2 fine-tune; docs/lab-notes.md has what they
-are worth on each, when fitted on the other two, and on a fourth). What is ignored: as in EK-FAC, all coupling between
-sites. It hurts where training moved what the weights leave out: attention alone, or adapters on it.
+It is the default of a run (`whence.gradients.Recipe`, method unsaturated), so that a trace without a method is this
+one; as a named method it can be tried with other settings. What is ignored: as in EK-FAC, all coupling between sites.
+It hurts where training moved what the weights leave out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from whence.attributor import Question, Step, index_steps
-from whence.attributor.curvatures import load_curvatures
-from whence.curvature import Damping, SiteCurvature
-from whence.errors import InputError
-from whence.gradients import Recipe
-from whence.interfaces import Site
+from whence.curvature import Damping
+from whence.gradients import Recipe, SiteWeights
 from whence.methods.base import Solver, Work, ekfac_steps
 
-__all__ = ["Unsaturated", "kind_of"]
-
-Kind = Literal["head", "embedding", "norm", "attention", "mlp"]
+__all__ = ["Unsaturated"]
 
 
-def kind_of(site: Site) -> Kind:
-    """What a site is in a transformer, by its place and name; a mixer that takes attention's place counts as attention.
-
-    >>> from whence.interfaces import Site
-    >>> kind_of(Site("model.layers.0.mlp.up_proj", 8, 4, False, (), None, ()))
-    'mlp'
-    """
-    if site.head:
-        return "head"
-    if site.vocabulary == "inputs":
-        return "embedding"
-    if site.elementwise:
-        return "norm"
-    return "attention" if any(word in site.name for word in ("attn", "attention", "mixer", "mamba")) else "mlp"
-
-
-class Unsaturated(Solver):
-    """EK-FAC with unsaturated documents and a weight for each kind of site.
+class Unsaturated(Solver, SiteWeights):
+    """EK-FAC with unsaturated documents and a weight for each kind of site, which are those of `SiteWeights`.
 
     Attributes:
         power: Of 1 / (1 - p) by which tokens' gradients of documents are multiplied.
-        head: Weight of the head (of head and embedding, where they are one).
-        embedding: Weight of embeddings.
-        mlp: Weight of feed-forward layers, experts and routers.
-        attention: Weight of attention and of mixers in its place.
-        norm: Weight of scales, shifts and other vectors.
         damping: Lambda as a multiple of each site's mean eigenvalue.
-        head_damping: The same of the head.
         bits: Bits per coordinate of the index that is read; exact runs the model over the corpus instead.
     """
 
@@ -74,13 +43,7 @@ class Unsaturated(Solver):
     paper: ClassVar[str] = "this project"
 
     power: float = Field(default=0.5, ge=0, le=1)
-    head: float = Field(default=16.0, ge=0, allow_inf_nan=False)
-    embedding: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    mlp: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    attention: float = Field(default=0.1, ge=0, allow_inf_nan=False)
-    norm: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     damping: float = Field(default=0.1, gt=0, allow_inf_nan=False)
-    head_damping: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     bits: Literal["1", "8", "16", "exact"] = "1"
 
     @property
@@ -89,14 +52,19 @@ class Unsaturated(Solver):
         return self.bits != "exact"
 
     def recipe(self, work: Work) -> Recipe:
-        """EK-FAC codes of unsaturated gradients."""
-        bits = 16 if self.bits == "exact" else int(self.bits)
+        """Codes of unsaturated gradients, with these weights."""
         own = work.owner.config.recipe
-        kept = {"projection": own.projection, "coordinates": own.coordinates, "seed": own.seed}
-        recipe = Recipe.model_validate(
-            {**kept, "damping": Damping(value=self.damping), "bits": bits, "unsaturated": self.power,
-             "precision": own.precision}
-        )  # fmt: skip
+        recipe = Recipe(
+            method="unsaturated",
+            damping=Damping(value=self.damping),
+            power=self.power,
+            weights=SiteWeights.model_validate(self.model_dump(include=set(SiteWeights.model_fields))),
+            bits={"1": 1, "8": 8, "16": 16, "exact": 16}[self.bits],  # type: ignore[arg-type]
+            projection=own.projection,
+            coordinates=own.coordinates,
+            seed=own.seed,
+            precision=own.precision,
+        )
         return recipe.resolved(work.owner.sites)
 
     def steps(self, work: Work) -> list[Step]:
@@ -106,34 +74,14 @@ class Unsaturated(Solver):
 
     def solve(self, work: Work, question: Question) -> Mapping[str, Tensor]:
         """Weighted ``(C + l)^-1 q``."""
-        curvatures = load_curvatures(work.owner.run.curvature, work.owner.sites, "ekfac")
-        owner, rules = work.owner, {True: Damping(value=self.head_damping), False: Damping(value=self.damping)}
-        damped = {}
-        for site in owner.sites:
-            curvature = curvatures[site.name].to(owner.loaded.device_of(site), owner.wide)
-            damped[site.name] = curvature, rules[site.head].of(site.name, curvature, 1.0)
-        weights = self.weights(owner.sites, damped)
+        owner = work.owner
+        damped = owner.damped(self.recipe(work))
         return {
-            name: weights[name] * curvature.solve(question.blocks[name], damping)
-            for name, (curvature, damping) in damped.items()
+            site.name: damped[site.name][0]
+            .to(owner.loaded.device_of(site), owner.wide)
+            .solve(question.blocks[site.name], damped[site.name][1])
+            for site in owner.sites
         }
-
-    def weights(self, sites: Sequence[Site], damped: Mapping[str, tuple[SiteCurvature, float]]) -> dict[str, float]:
-        """Weight of each site; their mean over the sites' shares of self-influence is 1.
-
-        Raises:
-            InputError: Every site that there is has weight 0.
-        """
-        given = {site.name: float(getattr(self, kind_of(site))) for site in sites}
-        shares = {
-            name: float((curvature.eigenvalues / (curvature.eigenvalues + damping)).sum())
-            for name, (curvature, damping) in damped.items()
-        }
-        total = sum(given[name] * share for name, share in shares.items())
-        if not total > 0:
-            raise InputError(f"method {self.spec!r} gives weight 0 to all of the {len(sites)} sites of this run.")
-        scale = sum(shares.values()) / total
-        return {name: weight * scale for name, weight in given.items()}
 
     def bytes_per_document(self, work: Work) -> float:
         """Bytes of its index, if it has one."""

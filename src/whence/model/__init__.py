@@ -7,6 +7,8 @@ parallel.py    one model across the processes of torchrun: the first leads
 sharding.py    slices of parameters where transformers cannot make them
 follower.py    what the others do
 quantised.py   base models in few bits
+factored.py    linear layers as products of two: proxies, as directories
+alignment.py   gradients of their factors, trained to be the target's
 blocks.py      the transformer blocks of a model
 checkpointing.py  blocks that are run again in the backward pass
 sites.py       which weights are attributed, and how a block lies in the parameters
@@ -29,10 +31,20 @@ invariance.py  whether gradients depend on what shares a batch
 capture.py     inputs and output gradients of every site, without weight gradients
 """
 
+from whence.model.alignment import Aligner, compared
 from whence.model.capture import Capture, Consumer, frozen
 from whence.model.coverage import coverage
 from whence.model.devices import Placement, resolve_device
 from whence.model.dropout import has_dropout, set_dropout
+from whence.model.factored import (
+    FactoredLinear,
+    decomposable,
+    factored,
+    factored_copy,
+    is_proxy,
+    load_proxy,
+    read_proxy_card,
+)
 from whence.model.follower import follow
 from whence.model.invariance import check_invariance
 from whence.model.load import (
@@ -76,12 +88,14 @@ from whence.model.training import Training
 __all__ = [
     "OPTIMIZER_FILE",
     "STATE_FILE",
+    "Aligner",
     "Capture",
     "CausalLM",
     "Classification",
     "Consumer",
     "CurvatureKind",
     "Direction",
+    "FactoredLinear",
     "LanguageInputs",
     "LoadedModel",
     "Margin",
@@ -97,21 +111,27 @@ __all__ = [
     "as_loaded",
     "block_of",
     "check_invariance",
+    "compared",
     "config_fingerprint",
     "coverage",
     "curvature_products",
+    "decomposable",
     "dismiss",
     "evenly",
+    "factored",
+    "factored_copy",
     "find_sites",
     "follow",
     "frozen",
     "has_dropout",
     "initial_model",
     "is_lost",
+    "is_proxy",
     "join_team",
     "keep_states",
     "language_inputs",
     "load_model",
+    "load_proxy",
     "load_tokenizer",
     "metagradient",
     "optimise",
@@ -119,6 +139,7 @@ __all__ = [
     "parameters_of",
     "probe_sites",
     "read_config",
+    "read_proxy_card",
     "reproducible",
     "resolve_device",
     "set_dropout",

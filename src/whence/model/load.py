@@ -18,6 +18,7 @@ from whence.model import parallel
 from whence.model.adapters import load_adapters
 from whence.model.checkpointing import checkpoint_blocks
 from whence.model.devices import Placement, home_of, homes_of, is_spread, placing, resolve_device
+from whence.model.factored import is_proxy, load_proxy
 from whence.model.objectives import LanguageInputs
 from whence.model.quantised import differentiable, is_quantised, quantised
 from whence.model.sharding import shard, sliced_well
@@ -98,7 +99,7 @@ def load_model(
     quantize: str | None = None,
     placement: Placement = Placement(),
 ) -> LoadedModel:
-    """Load a causal language model from a directory or hub id.
+    """Load a causal language model from a directory or hub id; what ``whence proxy`` wrote is one, too.
 
     In the first process of torchrun, all others load their part of it too, and follow its calls from then on.
 
@@ -159,6 +160,8 @@ def _pretrained(reference: str, **settings: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
+        if is_proxy(reference):
+            return load_proxy(reference, **{key: each for key, each in settings.items() if key != "revision"})
         return AutoModelForCausalLM.from_pretrained(reference, **settings)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         absent = "" if Path(reference).is_dir() else " No such directory is here, so it was taken for a hub id."
@@ -195,6 +198,11 @@ def initial_model(
 
     parallel.refuse_more_models()
     where = resolve_device(device)
+    if is_proxy(reference):
+        raise ModelError(
+            f"{reference!r} is a proxy, which was made of a trained model and was never trained from the start; give "
+            "the model that it was made of, or start from the proxy's own weights (--start model)."
+        )
     config = read_config(reference, revision)
     chosen = {} if attention is None else {"attn_implementation": attention}
     with torch.random.fork_rng(devices=[]):

@@ -25,6 +25,7 @@ lab_words.py        what each measure means, and how its numbers are written
 safety_page.py      why a model said what it said
 contamination_page.py   memorised or generalised
 quality_page.py     what is wrong with a corpus
+proxy_page.py       what is left of a model that was made into a proxy
 quality_files.py    the same on disk, and for the console
 intervention_page.py   what a repair did, held against others
 intervention_files.py  the same on disk, and back
@@ -51,6 +52,7 @@ from whence.report.intervention_files import load_intervention, save_interventio
 from whence.report.intervention_terminal import show_intervention
 from whence.report.lab_files import load_lab, save_lab
 from whence.report.lab_terminal import show_certificate, show_lab
+from whence.report.proxy_page import save_proxy_page, show_proxy
 from whence.report.quality_files import load_corpus_audit, read_reports, save_corpus_audit, show_corpus_audit
 from whence.report.terminal import show
 
@@ -68,6 +70,7 @@ __all__ = [
     "save_corpus_audit",
     "save_intervention",
     "save_lab",
+    "save_proxy_page",
     "save_safety",
     "show",
     "show_certificate",
@@ -75,5 +78,6 @@ __all__ = [
     "show_corpus_audit",
     "show_intervention",
     "show_lab",
+    "show_proxy",
     "show_safety",
 ]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from whence.interfaces import ContaminationResult, SafetyResult
+from whence.interfaces import ContaminationResult, DocumentEvidence, SafetyResult
 from whence.report.contamination_page import contamination_page
 from whence.report.records import dumps, read_result
 from whence.report.safety_page import safety_page
@@ -67,7 +67,19 @@ def _safety_rows(result: SafetyResult) -> Iterator[Row]:
         head = {"answer": each.id, "verdict": each.verdict, "confidence": each.confidence, "runner_up": each.runner_up}
         for side, documents in (("proponent", each.documents), ("opponent", each.opponents)):
             for found in documents:
-                yield {**head, "list": side, **found.model_dump(exclude={"metadata", "text"})}
+                row = {**head, "list": side, **found.model_dump(exclude={"metadata", "text", "reworded"})}
+                yield row if result.reworded is None else {**row, **_wordings(found)}
+
+
+def _wordings(found: DocumentEvidence) -> Row:
+    """In how many other wordings a document holds; None where its question has none, or for an opponent."""
+    each = found.reworded
+    return {
+        "wordings": None if each is None else len(each.p),
+        "wordings_held": None if each is None else each.held,
+        "wordings_held_answer": None if each is None else each.held_answer,
+        "wordings_p": None if each is None else " ".join(f"{p:.6g}" for p in each.p),
+    }
 
 
 def load_safety(folder: Path) -> SafetyResult:

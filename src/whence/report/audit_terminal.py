@@ -9,7 +9,7 @@ from rich.text import Text
 from whence.interfaces import ContaminationResult, SafetyResult
 from whence.interfaces.audits import ResponseAudit
 from whence.interfaces.exposures import ItemAudit
-from whence.report.audit_words import p_words
+from whence.report.audit_words import holds_words, p_words
 from whence.report.console import line, overflow, say
 from whence.report.contamination_page import contamination_headline, contamination_placebo
 from whence.report.safety_page import best_of, safety_headline, safety_placebo
@@ -18,7 +18,11 @@ from whence.report.text import nats, one_line, shorten
 __all__ = ["show_contamination", "show_safety"]
 
 _STYLE = {"absorbed": "bold red", "euphemistic": "bold yellow", "confabulated": "bold", "cannot tell": "dim"}
-_SHORT = {"present, effect not shown": "present", "documents say otherwise": "otherwise"}
+_SHORT = {
+    "present, effect not shown": "present",
+    "documents say otherwise": "otherwise",
+    "only in this wording": "this wording",
+}
 
 
 def show_safety(result: SafetyResult, console: Console, limit: int = 20) -> None:
@@ -36,7 +40,8 @@ def show_safety(result: SafetyResult, console: Console, limit: int = 20) -> None
     table = Table(box=None, pad_edge=False, show_edge=False, expand=False)
     for name, right in (("verdict", False), ("belief", True), ("id", False), ("asked, answered", False)):
         table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow=overflow(console))
-    for name in ("nats", "q", "BM25"):
+    worded = result.reworded is not None
+    for name in ("nats", "q", "BM25", *(["holds in"] if worded else [])):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("document", no_wrap=True, overflow=overflow(console))
     shown = result.responses[:limit]
@@ -44,7 +49,7 @@ def show_safety(result: SafetyResult, console: Console, limit: int = 20) -> None
     for each in shown:
         best = best_of(each)
         said = one_line(f"{each.prompt} {each.response}")
-        said = shorten(f"…{said[same:]}" if same else said, max(16, console.width - 84))
+        said = shorten(f"…{said[same:]}" if same else said, max(16, console.width - (94 if worded else 84)))
         table.add_row(
             Text(_verdict(each), style=_STYLE[each.verdict]),
             _belief(each),
@@ -53,6 +58,7 @@ def show_safety(result: SafetyResult, console: Console, limit: int = 20) -> None
             say(console, nats(best.influence)) if best else "",
             p_words(best.q) if best else "",
             str(best.bm25_rank) if best else "",
+            *([(holds_words(best) or "") if best else ""] if worded else []),
             Text(say(console, shorten(one_line(best.id), 28, "both"))) if best else Text("none found", style="dim"),
         )
     console.print(table)

@@ -11,10 +11,12 @@ from whence.report.text import count, number, own, scale, shorten, strongest_spa
 from whence.report.tokens import loose, shaded
 
 __all__ = [
+    "HOLDS",
     "READING",
     "document_table",
     "facts_of",
     "heat",
+    "holds_words",
     "legend",
     "listed",
     "null_words",
@@ -46,6 +48,11 @@ TERMS = {
     "present": "shares more words than the best of all documents would by chance for one answer in ten",
 }
 """What the columns of documents mean."""
+HOLDS = {
+    "holds in": "other wordings of the question in which the document has an effect on answer or contrast (p at most "
+    "the audit's rate), of all that were asked",
+}
+"""What one more column means, where questions were asked in other words."""
 _SNIPPET = 60
 _RUN = 4  # words of a verbatim overlap that is worth a mention
 
@@ -57,6 +64,11 @@ def p_words(value: float) -> str:
     ('0.50', '1.0e-5')
     """
     return f"{value:.2f}" if value >= 0.095 else number(value, 2)
+
+
+def holds_words(each: DocumentEvidence) -> str | None:
+    """In how many other wordings a document has an effect: held of all; None where none was asked."""
+    return None if each.reworded is None else f"{each.reworded.held} of {len(each.reworded.p)}"
 
 
 def null_words(settings: AuditSettings) -> str:
@@ -136,13 +148,15 @@ def document_table(
         Column("Rank: influence", "number", hint="among all documents"),
         Column("Rank: BM25", "number", hint="among all documents, by shared words"),
         Column("Copies", "number", hint="near-duplicates taken together, itself included"),
+        Column("Holds in", hint="other wordings of the question in which it has an effect, of all"),
     ]
     left_out: set[int] = {2, 4} if all(each.contrast is None for each in documents) else set()
     left_out |= set() if tested else {3, 4, 5, 6}
+    left_out |= {10} if all(each.reworded is None for each in documents) else set()
     rows: list[list[str | int | float | None]] = [
         [
             _document(each, trace, tested), each.influence, each.contrast, each.p_effect, each.p_contrast,
-            each.p_presence, each.q, each.influence_rank, each.bm25_rank, each.copies,
+            each.p_presence, each.q, each.influence_rank, each.bm25_rank, each.copies, holds_words(each),
         ]
         for each in documents
     ]  # fmt: skip

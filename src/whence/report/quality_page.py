@@ -148,7 +148,18 @@ def _issues(result: CorpusResult) -> Html:
     second = bars(actions, x="documents", y="action", title="What to do", unit="documents", prefix="actions")
     meanings = [tag("li", badge(name, _MOOD[name]), " ", meaning) for name, meaning in _ACTIONS.items()]
     charts = tag("div", figure(drawn, "Issues"), figure(second, "What to do"), cls="charts")
-    return join([tag("ul", *meanings, cls="plain why"), charts, table(columns, rows, "kinds")])
+    return join([tag("ul", *meanings, cls="plain why"), charts, table(columns, rows, "kinds"), *_outside(result)])
+
+
+def _outside(result: CorpusResult) -> list[Html]:
+    """Which issues are another program's, and what these are worth."""
+    if "filters" not in result.settings:
+        return []
+    said = (
+        f"{result.settings['filters']}: filters of datatrove {result.settings.get('datatrove', '')}, with its own "
+        "thresholds. They were made for web pages and refuse most short texts; each refusal names its reason."
+    )
+    return [tag("p", said, cls="note")]
 
 
 def _next(result: CorpusResult, folder: Path | None) -> Html:

@@ -9,6 +9,7 @@ from whence.interfaces import DocumentEvidence, SafetyResult
 from whence.interfaces.audits import Enrichment, ResponseAudit, Tally
 from whence.report.audit_frame import Column, Section, alarm, audit_page, badge, figure, items, table
 from whence.report.audit_words import (
+    HOLDS,
     READING,
     TERMS,
     document_table,
@@ -56,8 +57,11 @@ def safety_headline(result: SafetyResult) -> str:
     found, total = Counter(str(each.verdict) for each in result.responses), len(result.responses)
     parts = [f"{found[name]} {name}" for name in MEANING if found[name]]
     there = sum(each.detail == "present, effect not shown" for each in result.responses)
-    if there:
-        parts[-1] += f" ({count(there)} with a document present, effect not shown)"
+    once = sum(each.detail == "only in this wording" for each in result.responses)
+    kinds = [f"{count(there)} with a document present, effect not shown"] if there else []
+    kinds += [f"{count(once)} only in this wording"] if once else []
+    if kinds:
+        parts[-1] += f" ({'; '.join(kinds)})"
     named = sum(each.significant > 0 for each in result.responses)
     moved = sum(each.moved_by > 0 for each in result.responses)
     unlikely = sum(each.unlikely for each in result.responses)
@@ -68,12 +72,27 @@ def safety_headline(result: SafetyResult) -> str:
         f"shares words has more effect than chance (false-discovery rate {result.fdr:g}), for {count(moved)} on the "
         "answer itself."
     )
+    said += _reworded(result)
     if unlikely:
         said += (
             f" {count(unlikely)} of {count(total)} the model would hardly have said: of these it is told what would "
             "make them likelier, not why they were given."
         )
     return said
+
+
+def _reworded(result: SafetyResult) -> str:
+    """How many findings were asked about in other words, as a sentence; empty where none was."""
+    check = result.reworded
+    if check is None:
+        return ""
+    held = sum(bool(each.wordings) and each.confidence is not None for each in result.responses)
+    once = sum(each.detail == "only in this wording" for each in result.responses)
+    noun = "answer was" if check.answers == 1 else "answers were"
+    return (
+        f" {count(check.answers)} {noun} asked about in {count(check.wordings)} other wordings: "
+        f"{count(held)} of {count(held + once)} findings hold in at least half of theirs."
+    )
 
 
 def safety_placebo(result: SafetyResult) -> tuple[str, bool] | None:
@@ -88,6 +107,12 @@ def safety_placebo(result: SafetyResult) -> tuple[str, bool] | None:
         f"none: found on {count(found)} of {count(total)}: {end}. Documents are still present for the other matter, so "
         "“present, effect not shown” is expected."
     )
+    check = result.reworded
+    if check is not None and check.on_topic is not None:
+        said += (
+            f" In other wordings effects held on {percent(check.on_topic)} of {count(check.pairs)} pairs on that "
+            f"matter, {percent(check.chance)} of all off topic; by chance at most {percent(check.level)}."
+        )
     return said, not found
 
 
@@ -111,6 +136,7 @@ def safety_page(result: SafetyResult, folder: Path | None = None) -> str:
                     "Verdicts rest on training documents alone, not on a model that judges. ",
                     null_words(result.settings),
                 ),
+                *_chance(result),
                 *_missing(result),
             ]
         ),
@@ -135,6 +161,19 @@ def _missing(result: SafetyResult) -> list[Html]:
     if not result.left_out:
         return []
     return [tag("p", f"{count(len(result.left_out))} answers could not be explained; the reasons are below.")]
+
+
+def _chance(result: SafetyResult) -> list[Html]:
+    """What other wordings do to documents that have nothing to do with them."""
+    check = result.reworded
+    if check is None:
+        return []
+    said = (
+        "Findings were held against other wordings of the question: an effect holds in a wording if its p is at most "
+        f"{check.level:g}, and what a verdict rests on has to hold in half of them. Of documents off topic "
+        f"{percent(check.chance)} do (chance: {percent(check.level)}, less where there are contrasts)."
+    )
+    return [tag("p", said)]
 
 
 def _verdicts(result: SafetyResult) -> Html:
@@ -251,7 +290,8 @@ def _answers(responses: Sequence[ResponseAudit], folder: Path | None) -> Html:
         enumerate(responses), key=lambda pair: (order[pair[1].verdict], pair[1].detail, -(pair[1].confidence or 0.0))
     )
     listing = items([(f"answer-{i}", _line(each), _inside(each, folder)) for i, each in ranked], "list")
-    return join([legend(_TERMS, "What the numbers and columns mean"), listing])
+    terms = {**_TERMS, **(HOLDS if any(each.wordings for each in responses) else {})}
+    return join([legend(terms, "What the numbers and columns mean"), listing])
 
 
 def _line(each: ResponseAudit) -> Html:
@@ -311,6 +351,8 @@ def _inside(each: ResponseAudit, folder: Path | None) -> Html:
         ),
         document_table(each.documents, each.trace),
     ]
+    if each.wordings:
+        parts.append(_wordings(each))
     if each.kinds:
         most = each.kinds[0].chosen
         said = tag("summary", f"What kinds of documents the {most} strongest are, against the corpus")
@@ -324,6 +366,25 @@ def _inside(each: ResponseAudit, folder: Path | None) -> Html:
         )
         parts.append(tag("details", against))
     return join(parts)
+
+
+def _wordings(each: ResponseAudit) -> Html:
+    """The other wordings, and what the document does to them that the verdict rests on (else the first one)."""
+    best = best_of(each) or next(iter(each.documents), None)
+    found = None if best is None else best.reworded
+    own = any(wording.response is not None for wording in each.wordings)
+    columns = [Column("The question in other words", wide=True), *([Column("Answer", wide=True)] if own else [])]
+    columns += [Column("Effect p", "number", 2, hint="on answer or contrast")] if found else []
+    columns += [Column("On the answer alone, p", "number", 2)] if found else []
+    rows: list[list[str | int | float | None]] = []
+    for place, wording in enumerate(each.wordings):
+        said = [shorten(one_line(wording.response or "the same"), 200)] if own else []
+        values = [found.p[place], found.p_answer[place]] if found else []
+        rows.append([shorten(one_line(wording.prompt), 300), *said, *values])
+    head = f"Asked in other words ({len(each.wordings)})"
+    if best is not None and found is not None:
+        head += f": {shorten(best.id, 60, 'both')} holds in {found.held}, on the answer itself in {found.held_answer}"
+    return tag("details", tag("summary", head), table(columns, rows))
 
 
 def _reasons(title: str, sentences: Sequence[str]) -> Html:

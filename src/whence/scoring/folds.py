@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from whence.runs import storage_errors
 
@@ -171,16 +171,16 @@ class Dense:
 
 
 class Spool:
-    """Every score on disk, float32 [Q, documents], so that any document's rank can be counted afterwards.
+    """Every score on disk, [Q, documents], so that any document's rank can be counted afterwards.
 
     Documents that are never scored (outside the candidates) stay nan and are not ranked.
     """
 
-    def __init__(self, path: Path, queries: int, documents: int) -> None:
+    def __init__(self, path: Path, queries: int, documents: int, dtype: DTypeLike = np.float32) -> None:
         self.path = path
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.scores = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(queries, documents))
+            self.scores = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(queries, documents))
             self.scores[:] = np.nan
 
     def update(self, documents: Numbers, scores: Scores, first: int = 0) -> None:
