@@ -11,7 +11,7 @@ from whence.attributor import run_steps
 from whence.attributor.steps import CorpusStep
 from whence.errors import IncompleteError, ModelError
 from whence.fidelity import LanguageTask, Start, pieces, replay_of
-from whence.methods import Work, method_scores, parse_method
+from whence.methods import Bound, Work, method_scores, parse_method
 from whence.model import Training
 
 WIDE = {"dtype": "float64", "batch": 12, "epochs": 2, "schedule": "cosine", "warmup": 0.2, "final": 0.1}
@@ -124,6 +124,20 @@ def test_the_replay_is_the_training(places):
     assert step.cuts[-1] == work.replay.steps > 4
     for name, value in work.replay.task.train(np.ones(N, dtype=bool), 3).named_parameters():
         assert torch.equal(value.detach(), last[f"weight:{name}"])
+
+
+def test_another_end_than_the_model_is_said(places, tmp_path):
+    """The world's model is not what this training ends in; the model that it does end in is."""
+    work = work_of(places("llama"), ADAMW)
+    bound = Bound(parse_method("magic"), work)
+    bound.prepare()
+    (note,) = bound.notes
+    assert "ends elsewhere than the run's model" in note
+    trained = work.replay.task.train(np.ones(N, dtype=bool), 3)
+    work.owner.loaded.model.load_state_dict(trained.state_dict())
+    assert bound.notes == ()
+    result = work.owner.trace(QUERIES[:1], k=2, method=bound)
+    assert not any("ends elsewhere" in said for said in result.summary.notes)
 
 
 def test_segments_change_nothing(places):

@@ -14,6 +14,7 @@ details.py     exact influence by site, window and token
 texts.py       documents as words, for BM25 and TF-IDF
 states.py      mean hidden states of documents and queries
 trace.py       the main job
+summaries.py   what a result says of its settings
 teaching.py    which documents taught a statement
 proxies.py     a smaller model that stands for a run's, made of it
 proxy_making.py  which layers and documents

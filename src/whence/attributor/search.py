@@ -62,6 +62,11 @@ class Ranking(Protocol):
         ...
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its scores has to know, once it is prepared."""
+        ...
+
+    @property
     def recipe(self) -> Recipe | None:
         """The index it reads, and whose gradients documents have; the run's own if None."""
         ...

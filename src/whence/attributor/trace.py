@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import whence
 from whence.attributor.breakdowns import breakdown
-from whence.attributor.certified import EXACT, certificate_of
 from whence.attributor.details import Detail, document_details, query_token_shares, refine
 from whence.attributor.hits import HitMaker, conversation, last_message, query_tokens
 from whence.attributor.leakage import query_leakage
@@ -31,11 +29,11 @@ from whence.attributor.search import (
     solved,
 )
 from whence.attributor.selection import Selection, select
+from whence.attributor.summaries import summary
 from whence.attributor.texts import bm25_of, query_text
-from whence.data import NOTES
 from whence.errors import InputError, QueryError
 from whence.gradients import Recipe, SiteEncoder
-from whence.interfaces import Certificate, EncodedQuery, Leakage, Query, RunSummary, Trace, TraceResult
+from whence.interfaces import EncodedQuery, Leakage, Query, Trace, TraceResult
 from whence.model import Objective
 from whence.scoring import Dense
 from whence.store import Index
@@ -47,7 +45,6 @@ __all__ = ["TraceOptions", "scores", "trace"]
 
 Report = Callable[[str, int, int], None]
 _BM25_TOP = 5
-_DATA = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,55 +227,6 @@ def _candidates(owner: "Attributor", chosen: Sequence[int | str] | None) -> NDAr
             f"It has {owner.corpus.documents:,}; the first is {owner.corpus.document(0).id!r}."
         )
     return np.unique(np.asarray(numbers, dtype=np.int64))
-
-
-def summary(owner: "Attributor", recipe: Recipe, index: Index | None, opts: TraceOptions) -> RunSummary:
-    """The settings behind a result."""
-    corpus = owner.corpus
-    per_document = 0.0 if index is None else index.bytes_per_row * corpus.windows / max(corpus.documents, 1)
-    return RunSummary(
-        run=str(owner.run.path),
-        model=owner.loaded.name,
-        data=_some(owner.config.corpus.data),
-        documents=corpus.documents,
-        windows=corpus.windows,
-        tokens=corpus.tokens,
-        skipped=sum(corpus.skipped.values()),
-        notes=tuple(f"in {count:,} documents: {NOTES[note]}" for note, count in corpus.notes.items()),
-        trained_on=round(owner.trained_on),
-        method=recipe.method if opts.method is None else opts.method.name,
-        unit="nats" if opts.method is None else opts.method.unit,
-        recipe="none: the model was run over the documents" if index is None else index.folder.name,
-        damping=_damping(recipe, opts),
-        bytes_per_document=per_document,
-        coverage=owner.coverage,
-        certificate=_certificate(owner, recipe, index, opts),
-        invariance=owner.invariance,
-        whence_version=whence.__version__,
-        settings={
-            **{"refined": opts.refine, "k": opts.k, "exact": opts.exact, "where": opts.where, "by": opts.by},
-            **owner.config.fit.model_dump(mode="json"),
-        },
-    )
-
-
-def _certificate(owner: "Attributor", recipe: Recipe, index: Index | None, opts: TraceOptions) -> Certificate:
-    if opts.method is not None:
-        return certificate_of(owner, opts.method.name)
-    return certificate_of(owner, f"{recipe.name}-{EXACT}" if index is None else index.folder.name)
-
-
-def _damping(recipe: Recipe, opts: TraceOptions) -> str:
-    if opts.method is not None:
-        return "the method's own"
-    if recipe.method == "unsaturated":
-        return f"{recipe.damping}, {recipe.weights.head_damping:g} times that at the head"
-    return str(recipe.damping) if recipe.method != "identity" else "none"
-
-
-def _some(data: Sequence[str]) -> str:
-    """What was read, in words; a mix may have thousands of files."""
-    return ", ".join(data) if len(data) <= _DATA else f"{', '.join(data[:_DATA])} and {len(data) - _DATA:,} more"
 
 
 class _View:

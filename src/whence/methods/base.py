@@ -132,6 +132,10 @@ class Method(BaseModel):
         """The long steps it needs before it can score, in order; each can be killed, resumed and shared."""
         return [CorpusStep(work.owner)]
 
+    def notes(self, work: Work) -> tuple[str, ...]:
+        """What a reader of its scores has to know of this run, once its steps are done."""
+        return ()
+
     def bytes_per_document(self, work: Work) -> float:
         """Bytes it stores for a document on average, once its steps are done."""
         return 0.0

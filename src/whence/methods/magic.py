@@ -37,13 +37,24 @@ from whence.data import batch_from_sequences
 from whence.interfaces import EncodedQuery
 from whence.methods.base import Scorer, Work
 from whence.methods.feeding import feed_matrix
-from whence.model import CausalLM, Rerun, TrainingReplay, as_loaded, language_inputs, metagradient, reproducible
+from whence.model import (
+    CausalLM,
+    Rerun,
+    TrainingReplay,
+    as_loaded,
+    language_inputs,
+    metagradient,
+    reproducible,
+    weights_in,
+)
 from whence.runs import is_done, publish, require_done, storage_errors
 from whence.scoring import Fold
 
 __all__ = ["Magic"]
 
 _FILE = "state.safetensors"
+_SAME = 1e-3
+"""Distance from the run's model, as a share of the way since the first kept state, that rounding alone may make."""
 
 
 class Magic(Scorer):
@@ -67,6 +78,22 @@ class Magic(Scorer):
     def steps(self, work: Work) -> list[Step]:
         """The corpus, then the training from start to end."""
         return [CorpusStep(work.owner), self._training(work)]
+
+    def notes(self, work: Work) -> tuple[str, ...]:
+        """How far from the run's model this training ends, if it does not end there."""
+        step = self._training(work)
+        ends, begins = (step.weights(at) for at in (step.cuts[-1], step.cuts[0]))
+        model = dict(work.owner.loaded.model.named_parameters())
+        both = [name for name in ends if name in model]
+        off = sum(float((model[name].detach().cpu().double() - ends[name]).square().sum()) for name in both) ** 0.5
+        moved = sum(float((begins[name] - ends[name]).square().sum()) for name in both) ** 0.5
+        if both and off <= _SAME * max(moved, 1e-30):
+            return ()
+        return (
+            f"this training ends elsewhere than the run's model: {off:.3g} away, after a way of {moved:.3g} since the "
+            "first state that is kept. Scores are those of the training, on its own model. Give the settings, start "
+            "and order that made the run's model to have that one's.",
+        )
 
     def stream(self, work: Work, queries: Sequence[EncodedQuery], folds: Sequence[Fold], advance: Advance) -> None:
         """Differentiate the training for a group of queries."""
@@ -130,6 +157,10 @@ class TrainingStep:
         with storage_errors(self._place(cut)):
             tensors: dict[str, Tensor] = load_file(self._place(cut) / _FILE)
         return tensors
+
+    def weights(self, cut: int) -> dict[str, Tensor]:
+        """Weights alone before a step, float64 on the CPU, by parameter."""
+        return {name: value.double() for name, value in weights_in(self.state(cut)).items()}
 
     def items(self) -> list[Any]:
         """The training as a whole."""

@@ -60,6 +60,11 @@ class Bound:
         return self.method.unit
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its scores has to know."""
+        return self.method.notes(self.work)
+
+    @property
     def recipe(self) -> Recipe | None:
         """The index it reads, and whose gradients documents have; the run's own if None."""
         return self.method.recipe(self.work) if isinstance(self.method, Solver) else None

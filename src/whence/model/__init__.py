@@ -57,7 +57,7 @@ from whence.model.load import (
     load_tokenizer,
     read_config,
 )
-from whence.model.metagradient import Rerun, TrainingReplay, metagradient
+from whence.model.metagradient import Rerun, TrainingReplay, metagradient, weights_in
 from whence.model.objectives import (
     CausalLM,
     Classification,
@@ -144,5 +144,6 @@ __all__ = [
     "resolve_device",
     "set_dropout",
     "trained_parameters",
+    "weights_in",
     "write_state",
 ]

@@ -40,7 +40,7 @@ from whence.model.train import Summed, take_step
 from whence.model.training import Training
 from whence.model.updates import Slot
 
-__all__ = ["Rerun", "TrainingReplay", "metagradient"]
+__all__ = ["Rerun", "TrainingReplay", "metagradient", "weights_in"]
 
 State = Mapping[str, Tensor]
 """Weights and optimizer moments, ``weight:<parameter>``, ``exp_avg:<parameter>`` …"""
@@ -101,6 +101,12 @@ class _Moment:
     values: list[list[Tensor]]
     updates: list[int]
     gradients: list[Tensor | None]
+
+
+def weights_in(state: State) -> dict[str, Tensor]:
+    """The weights of a state, by parameter."""
+    held = (key.partition(":") for key in state)
+    return {name: state[f"{kind}:{name}"] for kind, _, name in held if kind == _WEIGHT}
 
 
 class Rerun:

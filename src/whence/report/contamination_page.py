@@ -30,7 +30,7 @@ _MOOD: dict[str, Literal["bad", "good", "unsure", "plain"]] = {
     "same skill": "plain",
     "no evidence": "plain",
 }
-_TODO = {
+_STEPS = {
     "verbatim": "leave these items out of the score or report accuracy without them, and take the documents out of the "
     "next training corpus",
     "paraphrase": "read item and document side by side; treat them as leaked if they are the same",
@@ -166,7 +166,7 @@ def _todo(result: ContaminationResult) -> Html:
     found = Counter(str(each.verdict) for each in result.items)
     rows = [
         tag("li", badge(name, _MOOD[name]), " ", f"{count(found[name])}: {todo}.")
-        for name, todo in _TODO.items()
+        for name, todo in _STEPS.items()
         if found[name]
     ]
     return tag("ul", *rows, cls="plain why")
