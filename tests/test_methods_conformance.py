@@ -37,6 +37,7 @@ SPECS = {
     "trackstar": "trackstar:k=3,bits=32",
     "fisher": "fisher:coordinates=16,bits=32",
     "unsaturated": "unsaturated:bits=exact",
+    "trajectory": "trajectory:bits=exact",
     "proxy": "proxy:model=small",
     "iprox": "iprox:share=0.6,align=3",
     "bm25": "bm25:k1=1.2",

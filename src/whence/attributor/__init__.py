@@ -25,7 +25,14 @@ checkpoints.py earlier states of the training
 moments.py     what an optimizer kept there, by site
 """
 
-from whence.attributor.checkpoints import Checkpoint, at_checkpoint, per_document, rates_between, read_checkpoints
+from whence.attributor.checkpoints import (
+    Checkpoint,
+    at_checkpoint,
+    checkpoint_folder,
+    per_document,
+    rates_between,
+    read_checkpoints,
+)
 from whence.attributor.config import FitConfig, ModelConfig, RunConfig
 from whence.attributor.core import Attributor, model_coverage
 from whence.attributor.fitting import fit_steps
@@ -61,6 +68,7 @@ __all__ = [
     "at_checkpoint",
     "attribute",
     "batches",
+    "checkpoint_folder",
     "exact_influence",
     "fit_steps",
     "gradient_cosines",

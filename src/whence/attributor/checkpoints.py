@@ -35,7 +35,15 @@ from whence.runs import Run, read_json
 if TYPE_CHECKING:
     from whence.attributor.core import Attributor
 
-__all__ = ["Checkpoint", "at_checkpoint", "open_pickle", "per_document", "rates_between", "read_checkpoints"]
+__all__ = [
+    "Checkpoint",
+    "at_checkpoint",
+    "checkpoint_folder",
+    "open_pickle",
+    "per_document",
+    "rates_between",
+    "read_checkpoints",
+]
 
 _TRAINER, _PICKLE = "trainer_state.json", "optimizer.pt"
 _WEIGHTS = (".safetensors", ".bin")
@@ -269,10 +277,15 @@ def at_checkpoint(owner: "Attributor", checkpoint: Checkpoint) -> "Attributor":
     other.loaded, other.sites = loaded, owner.sites
     where = {"adapter": (str(checkpoint.path),)} if adapter else {"model": str(checkpoint.path)}
     other.config = owner.config.model_copy(update={"model": owner.config.model.model_copy(update=where)})
-    other.run = Run(owner.run.path / "checkpoints" / _digest(owner, checkpoint))
+    other.run = Run(checkpoint_folder(owner, checkpoint))
     share_corpus(owner.run.corpus, other.run.corpus)
     other.bind(other.run.read() if other.run.exists else None)
     return other
+
+
+def checkpoint_folder(owner: "Attributor", checkpoint: Checkpoint) -> Path:
+    """Where what is fitted at a checkpoint lies; its model need not be loaded to know."""
+    return owner.run.path / "checkpoints" / _digest(owner, checkpoint)
 
 
 def _digest(owner: "Attributor", checkpoint: Checkpoint) -> str:

@@ -21,8 +21,8 @@ Cost: fit and scores of the proxy in place of the model's: (forward and backward
 of the passes, and (O + I) r instead of O I numbers of a document's gradient at a site that is a product.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -31,11 +31,12 @@ from pydantic import Field
 from whence.attributor import Attributor, Step, ask, index_steps
 from whence.attributor.proxy_runs import at_proxy
 from whence.attributor.search import against, from_index, solved
-from whence.attributor.steps import Advance, CorpusStep
+from whence.attributor.steps import CorpusStep
 from whence.curvature import Damping
 from whence.gradients import Recipe
 from whence.interfaces import EncodedQuery
-from whence.methods.base import Scorer, Work, ekfac_steps
+from whence.methods.base import Advance, Scorer, Work, ekfac_steps
+from whence.methods.later import Later
 from whence.scoring import Fold
 
 __all__ = ["Proxied", "Proxy"]
@@ -76,7 +77,7 @@ class Proxied(Scorer):
         """The proxy's fit and index, made when they are asked for."""
         names = {"ekfac": ["covariance", "eigenvalues"], "kfac": ["covariance"], "identity": []}[self.curvature]
         names = [*names, *(["index"] if self.bits != "exact" else [])]
-        return [_Later(name, partial(self.there, work), partial(self._inner, work, name)) for name in names]
+        return [Later(name, cache(partial(self._inner, work, name)), partial(self.there, work)) for name in names]
 
     def _inner(self, work: Work, name: str) -> Step:
         at = self.opened(work)
@@ -127,45 +128,3 @@ class Proxy(Proxied):
     def steps(self, work: Work) -> list[Step]:
         """The corpus, then the proxy's fit and index."""
         return [CorpusStep(work.owner), *self.inner_steps(work)]
-
-
-class _Later:
-    """A step of the proxy's run, which cannot be opened before the proxy is there.
-
-    Args:
-        name: Of the step.
-        there: Whether the proxy is.
-        make: Opens its run and gives the step.
-    """
-
-    def __init__(self, name: str, there: Callable[[], bool], make: Callable[[], Step]) -> None:
-        self.name, self._there, self._make = name, there, make
-
-    @cached_property
-    def step(self) -> Step:
-        """The step."""
-        return self._make()
-
-    def items(self) -> list[Any]:
-        """Its items."""
-        return self.step.items()
-
-    def tokens(self, item: Any) -> int:
-        """Of an item."""
-        return self.step.tokens(item)
-
-    def done(self, item: Any) -> bool:
-        """Whether an item has been done."""
-        return self.step.done(item)
-
-    def run(self, item: Any, shares: tuple[int, int], advance: Advance) -> None:
-        """Do an item."""
-        self.step.run(item, shares, advance)
-
-    def finished(self) -> bool:
-        """Whether the step is over; not before the proxy is there."""
-        return self._there() and self.step.finished()
-
-    def finish(self) -> bool:
-        """Merge if every item is done."""
-        return self._there() and self.step.finish()

@@ -25,6 +25,7 @@ from whence.methods.source import Source
 from whence.methods.tfidf import LexicalTfidf
 from whence.methods.tracin import Tracin
 from whence.methods.trackstar import TrackStar
+from whence.methods.trajectory import Trajectory
 from whence.methods.trak import Trak
 from whence.methods.unsaturated import Unsaturated
 
@@ -53,6 +54,7 @@ _ALL: tuple[type[Method], ...] = (
     TrackStar,
     Fisher,
     Unsaturated,
+    Trajectory,
     Proxy,
     Iprox,
     LexicalBm25,

@@ -15,7 +15,7 @@ from whence.attributor.search import against
 from whence.methods.base import Advance, Work
 from whence.scoring import Dense
 
-__all__ = ["dots", "visited"]
+__all__ = ["dots", "paced", "visited"]
 
 Scores = NDArray[np.float64]
 
@@ -37,10 +37,10 @@ def visited(
         advance: Told of tokens as they are done, all checkpoints together counting each token once.
     """
     total = np.zeros((queries, work.owner.corpus.documents))
-    paced = _paced(advance, len(work.checkpoints))
+    told = paced(advance, len(work.checkpoints))
     for checkpoint, weight in weights:
         if weight:
-            total += weight * scores(at_checkpoint(work.owner, checkpoint), checkpoint, paced)
+            total += weight * scores(at_checkpoint(work.owner, checkpoint), checkpoint, told)
     return total
 
 
@@ -51,7 +51,7 @@ def dots(at: Attributor, targets: Mapping[str, Tensor], advance: Advance) -> Sco
     return np.nan_to_num(dense.scores, nan=0.0)
 
 
-def _paced(advance: Advance, passes: int) -> Advance:
+def paced(advance: Advance, passes: int) -> Advance:
     """Progress of several passes over the corpus as that of one."""
     done = 0
 
