@@ -174,6 +174,10 @@ def _prepare(owner: "Attributor", opts: TraceOptions) -> tuple[Recipe, Index | N
     if opts.method is not None and not opts.method.reads_index:
         return owner.config.recipe.resolved(owner.sites).model_copy(update={"method": "identity"}), None
     own = None if opts.method is None else opts.method.recipe
+    if opts.method is not None and opts.index is not None:
+        own = _readable(owner, opts.index, (own or owner.recipe()).objective, opts.method.name)
+        if not opts.exact and opts.candidates is None:
+            return own, owner.open_index(opts.index)
     if opts.exact or opts.candidates is not None:
         if own is None:
             owner.fit(opts.report)
@@ -183,6 +187,21 @@ def _prepare(owner: "Attributor", opts: TraceOptions) -> tuple[Recipe, Index | N
     if opts.index is None:
         owner.index(report=opts.report)
     return owner.recipe(opts.index), owner.open_index(opts.index)
+
+
+def _readable(owner: "Attributor", index: str, objective: Objective, method: str) -> Recipe:
+    """The recipe of an index that a method can read, having the gradients of documents that it is of.
+
+    Raises:
+        InputError: Its documents have other gradients.
+    """
+    recipe = owner.recipe(index)
+    if recipe.objective != objective:
+        raise InputError(
+            f"the index {index} holds gradients of {recipe.objective}, and method {method!r} is one of gradients of "
+            f"{objective}; leave --index out, and one that it can read is made."
+        )
+    return recipe
 
 
 def _advance(owner: "Attributor", opts: TraceOptions) -> Callable[[int], None]:

@@ -116,15 +116,20 @@ def _made(owner: "Attributor", settings: "ProxySettings", out: Path, shares: str
     """
     from whence.attributor.proxies import proxy_steps
     from whence.attributor.proxy_making import making_of
+    from whence.attributor.steps import CorpusStep
     from whence.methods.base import ekfac_steps
     from whence.model import read_proxy_card
     from whence.runs import is_done
 
     if is_done(out):
+        if not work(owner, [CorpusStep(owner)], shares):
+            return None
         card = read_proxy_card(out)
-        if card.settings != settings or card.fingerprint != owner.loaded.fingerprint:
+        made_of = card.settings, card.fingerprint, card.corpus
+        if made_of != (settings, owner.loaded.fingerprint, owner.corpus.fingerprint):
             raise InputError(
-                f"--out {out} holds a proxy of another model or of other settings; name another directory."
+                f"--out {out} holds a proxy of another model, of other documents or of other settings; name another "
+                "directory."
             )
         return card
     making = making_of(owner, settings, out)

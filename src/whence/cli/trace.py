@@ -104,10 +104,10 @@ def trace(
     searched = not exact and candidates is None and (ranking is None or ranking.reads_index)
     if index_name is None and searched and all(typed is None for typed in (config, damping, weight_decay, method)):
         index_name = _made(owner)
-    own = ranking is None or ranking.recipe is None  # else the index is the method's, among its steps
-    if index_name is None and searched and own:
-        say_size(owner, owner.recipe())
-        if not work(owner, index_steps(owner), None):
+    if index_name is None and searched:
+        recipe = (None if ranking is None else ranking.recipe) or owner.recipe()
+        say_size(owner, recipe)
+        if not work(owner, index_steps(owner, recipe), None):
             return
     flags = [name for name, given in (("exact", exact), ("taught", taught)) if given]
     made_of = named or "", index_name or owner.recipe().name, *flags, *(chosen or ()), *(where or ()), *(by or ())

@@ -259,9 +259,15 @@ class _Lab:
 
 
 def _weights(owner: Attributor, spec: MethodSpec) -> list[Any]:
-    """What the run's own recipe says of weights, where they count."""
+    """What the run's own recipe says of weights, and of codes, where they count and it is not the default."""
     recipe = owner.config.recipe
-    return [recipe.power, recipe.weights.model_dump()] if spec.curvature == "unsaturated" else []
+    if spec.curvature == "unsaturated":
+        return [recipe.power, recipe.weights.model_dump()]
+    if spec.method is None:  # baselines have no index
+        return []
+    read = {"projection", "coordinates", "power", "weights"}
+    own = recipe.model_dump(mode="json", exclude_defaults=True, include=read)
+    return [own] if own else []
 
 
 def _fit_settings(owner: Attributor, spec: MethodSpec) -> Any:

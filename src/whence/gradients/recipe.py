@@ -58,10 +58,19 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _earlier(cls, given: Any) -> Any:
-        """Runs made before there was the method said ``unsaturated = 0`` beside their curvature."""
-        if isinstance(given, dict) and given.get("unsaturated", 1) == 0:
-            return {key: value for key, value in given.items() if key != "unsaturated"}
-        return given
+        """Before there was the method, `power` was called ``unsaturated`` and stood beside a curvature, ekfac if unsaid.
+
+        An index of that kind is one of sites that count alike.
+        """
+        if not isinstance(given, dict) or "unsaturated" not in given:
+            return given
+        rest = {"method": "ekfac", **{key: value for key, value in given.items() if key != "unsaturated"}}
+        if given["unsaturated"] == 0:
+            return rest
+        if rest["method"] != "ekfac":
+            raise ValueError("'unsaturated' goes with method ekfac alone, and is called method unsaturated by now")
+        alike = {**dict.fromkeys(("head", "embedding", "mlp", "attention", "norm"), 1.0), "head_damping": 1.0}
+        return {**rest, "method": "unsaturated", "power": given["unsaturated"], "weights": alike}
 
     @property
     def curvature(self) -> Curvature:

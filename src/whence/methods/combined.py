@@ -91,6 +91,10 @@ class Combined(Scorer):
         """Those of the parts, one after another; what two of them share is done once."""
         return [step for part in self.parts for step in Bound(part, work).steps]
 
+    def notes(self, work: Work) -> tuple[str, ...]:
+        """Those of the parts, each with the part's name."""
+        return tuple(f"{part.label}: {note}" for part in self.parts for note in part.notes(work))
+
     def bytes_per_document(self, work: Work) -> float:
         """Bytes of all parts."""
         return sum(part.bytes_per_document(work) for part in self.parts)

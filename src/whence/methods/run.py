@@ -13,6 +13,7 @@ from whence.errors import InputError
 from whence.gradients import Recipe
 from whence.interfaces import EncodedQuery
 from whence.methods.base import Advance, Method, Scorer, Solver, Work
+from whence.model import CausalLM
 from whence.scoring import Dense, Fold
 
 __all__ = ["Bound", "method_scores"]
@@ -66,8 +67,17 @@ class Bound:
 
     @property
     def recipe(self) -> Recipe | None:
-        """The index it reads, and whose gradients documents have; the run's own if None."""
-        return self.method.recipe(self.work) if isinstance(self.method, Solver) else None
+        """The index it reads, and whose gradients documents have; the run's own if None.
+
+        A method that says nothing of it is one of plain gradients: where the run's own are unsaturated, it has an index
+        beside that.
+        """
+        if not isinstance(self.method, Solver):
+            return None
+        own, run = self.method.recipe(self.work), self.work.owner
+        if own is not None or run.config.recipe.objective == CausalLM():
+            return own
+        return run.config.recipe.alike.resolved(run.sites)
 
     @property
     def reads_index(self) -> bool:
