@@ -12,6 +12,7 @@ from whence.fidelity.methods import MethodSpec
 from whence.fidelity.scorers import run_methods
 from whence.methods import Bound, Work, method_scores, parse_method
 from whence.methods import combined as module
+from whence.methods.bm25 import LexicalBm25
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,12 @@ def test_in_a_trace(owner):
     for trace, row in zip(result.traces, scores(owner, spec), strict=True):
         assert [hit.document for hit in trace.proponents] == np.argsort(-row)[:3].tolist()
         assert [hit.influence for hit in trace.proponents] == pytest.approx(np.sort(-row)[:3] * -1, rel=1e-5)
+
+
+def test_what_a_part_has_to_say_is_said(owner, monkeypatch):
+    monkeypatch.setattr(LexicalBm25, "notes", lambda self, work: ("mind the words.",))
+    method = parse_method("combined:of=ekfac+bm25")
+    assert Bound(method, Work(owner)).notes == ("BM25: mind the words.",)
 
 
 def test_cost_is_that_of_the_parts_and_shared_steps_count_once(owner, tmp_path):

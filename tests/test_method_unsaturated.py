@@ -13,7 +13,7 @@ from whence.attributor.curvatures import load_curvatures
 from whence.attributor.steps import CorpusStep
 from whence.data import batch_from_sequences
 from whence.errors import InputError
-from whence.gradients import kind_of
+from whence.gradients import Recipe, kind_of
 from whence.methods import Bound, Work, method_scores, parse_method
 from whence.model import CausalLM, Margin, Unsaturated, language_inputs
 
@@ -236,3 +236,34 @@ def test_kinds_of_sites():
         "model.layers.0.self_attn.v_proj.lora_B.default": "attention",
     }  # fmt: skip
     assert {name: kind_of(Site(name, 8, 4, False, (), None, ())) for name in names} == names
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("spec", ["ekfac:damping=0.3", "dot"])
+def test_another_method_in_such_a_run_is_of_plain_gradients(place, tmp_path, spec, exact):
+    """A trace by name is what the lab measures by that name, not that method's query against unsaturated documents."""
+    run = open_run(place, tmp_path / "run", recipe={"method": None})
+    own = run.index().folder.name
+    wanted, bound = scores(run, spec), Bound(parse_method(spec), Work(run))
+    result = run.trace(QUERIES, k=3, method=bound, exact=exact)
+    for trace, row in zip(result.traces, wanted, strict=True):
+        assert {hit.document: hit.influence for hit in trace.proponents} == pytest.approx(
+            {int(d): row[d] for d in np.argsort(-row)[:3]}, rel=1e-6
+        )
+    with pytest.raises(InputError, match=r"Unsaturated\(power=0\.5\), and method .* leave --index out"):
+        run.trace(QUERIES, method=bound, exact=exact, index=own)
+    plain = run.index(run.config.recipe.alike.model_copy(update={"bits": 8})).folder.name
+    named = run.trace(QUERIES, k=3, method=bound, index=plain)
+    assert named.summary.recipe == plain
+    assert named.traces[0].proponents[0].influence == pytest.approx(wanted[0].max(), rel=1e-6)
+
+
+def test_an_index_of_an_earlier_version():
+    """It said ekfac and a power; its codes are those of sites that count alike."""
+    earlier = {"method": "ekfac", "bits": 8, "unsaturated": 0.25}
+    recipe = Recipe.model_validate(earlier)
+    assert (recipe.method, recipe.power, recipe.bits) == ("unsaturated", 0.25, 8)
+    assert set(recipe.weights.model_dump().values()) == {1.0}
+    assert Recipe.model_validate({"unsaturated": 0}) == Recipe(method="ekfac")
+    with pytest.raises(ValueError, match="goes with method ekfac alone"):
+        Recipe.model_validate({"method": "kfac", "unsaturated": 0.5})

@@ -1,5 +1,6 @@
 """Every way to score documents against dense float64 answers; what must not change scores; what they cost; resuming."""
 
+import copy
 import json
 
 import numpy as np
@@ -255,6 +256,17 @@ def test_a_result_belongs_to_its_queries_and_settings(owner, lab, place):
     run = sibling(owner, place / "decayed", (), owner.config.fit)
     run.fit()
     np.testing.assert_allclose(third.scores, exact_influence(run, run.encode_queries(QUERIES), rule), rtol=1e-9)
+
+
+def test_a_named_method_belongs_to_the_codes_of_the_run(owner, tmp_path):
+    """Its index is of the run's own size, which is part of what its scores are kept under."""
+    specs, changes = [MethodSpec(method="unsaturated")], {"projection": "kronecker", "coordinates": 64}
+    other = copy.copy(owner)
+    other.config = owner.config.model_copy(update={"recipe": owner.config.recipe.model_copy(update=changes)})
+    kept = [run_methods(each, QUERIES, specs, tmp_path / "one")[0] for each in (owner, other)]
+    (afresh,) = run_methods(other, QUERIES, specs, tmp_path / "two")
+    np.testing.assert_array_equal(kept[1].scores, afresh.scores)
+    assert not np.array_equal(kept[0].scores, afresh.scores)
 
 
 def test_an_index_of_the_run_is_a_method(owner, lab, place):

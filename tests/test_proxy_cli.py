@@ -127,9 +127,14 @@ def test_a_place_that_is_taken(made, refused, tmp_path):
     (tmp_path / "q" / "notes.txt").write_text("mine")
     refused("proxy", "--run", home / "run", "--out", tmp_path / "q", says=("is there already", "empty or not there"))
     assert (tmp_path / "q" / "notes.txt").read_text() == "mine"
-    refused(
-        "proxy", "--run", home / "run", "--out", home / "p", "--steps", 3, says=("another model or of other settings",)
-    )
+    refused("proxy", "--run", home / "run", "--out", home / "p", "--steps", 3, says=("another model", "other settings"))
+
+
+def test_a_proxy_that_was_made_on_other_documents(made, model, refused, tmp_path):
+    home, _ = made
+    (tmp_path / "other.jsonl").write_text('{"text": "rain fell on slate roofs"}\n{"text": "every ship in winter"}\n')
+    where = ("--run", tmp_path / "run", "--model", model, "--data", tmp_path / "other.jsonl")
+    refused("proxy", *where, "--out", home / "p", *SMALL, says=("of other documents", "another directory"))
 
 
 def test_a_damaged_proxy(made, refused, tmp_path):
