@@ -247,15 +247,18 @@ def test_another_method_in_such_a_run_is_of_plain_gradients(place, tmp_path, spe
     wanted, bound = scores(run, spec), Bound(parse_method(spec), Work(run))
     result = run.trace(QUERIES, k=3, method=bound, exact=exact)
     for trace, row in zip(result.traces, wanted, strict=True):
-        assert {hit.document: hit.influence for hit in trace.proponents} == pytest.approx(
-            {int(d): row[d] for d in np.argsort(-row)[:3]}, rel=1e-6
+        hits = (*trace.proponents, *trace.opponents)
+        assert [hit.influence for hit in hits] == pytest.approx([row[hit.document] for hit in hits], rel=1e-6)
+        assert sum(share for hit in hits for share in hit.sites.values()) == pytest.approx(
+            sum(hit.influence for hit in hits), rel=1e-6
         )
     with pytest.raises(InputError, match=r"Unsaturated\(power=0\.5\), and method .* leave --index out"):
         run.trace(QUERIES, method=bound, exact=exact, index=own)
     plain = run.index(run.config.recipe.alike.model_copy(update={"bits": 8})).folder.name
     named = run.trace(QUERIES, k=3, method=bound, index=plain)
     assert named.summary.recipe == plain
-    assert named.traces[0].proponents[0].influence == pytest.approx(wanted[0].max(), rel=1e-6)
+    first = named.traces[0].proponents[0]
+    assert first.influence == pytest.approx(wanted[0][first.document], rel=1e-6)
 
 
 def test_an_index_of_an_earlier_version():

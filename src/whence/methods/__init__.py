@@ -31,6 +31,7 @@ bm25.py      BM25: shared words
 tfidf.py     TF-IDF: cosine of word counts
 representations.py cosine of mean hidden states
 combined.py  a weighted sum of standard scores of several methods
+trajectory.py several states of a training, in standard scores; later.py opens their runs
 proxy.py     another, smaller model in the model's place
 iprox.py     IProX: one that is made of the model
 fisher.py    one dense curvature over all sites, in a whitened sketch

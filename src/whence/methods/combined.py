@@ -17,7 +17,7 @@ scores as large as any other; weights fitted on small models may be wrong for la
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -33,7 +33,7 @@ from whence.methods.run import Bound
 from whence.runs import storage_errors
 from whence.scoring import Fold, Moments, Spool
 
-__all__ = ["Combined"]
+__all__ = ["Combined", "Standard", "feed_standards", "pieces"]
 
 _STEP = 1 << 16
 
@@ -101,20 +101,44 @@ class Combined(Scorer):
 
     def stream(self, work: Work, queries: Sequence[EncodedQuery], folds: Sequence[Fold], advance: Advance) -> None:
         """Every part in turn onto the disk, then all of them piece by piece."""
-        count, size = len(queries), work.owner.corpus.documents
-        folder = work.folder(self)
-        with storage_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="scores-", dir=folder) as scratch:
-            standards = []
-            for number, part in enumerate(self.parts):
-                spool = Spool(Path(scratch) / f"{number}.npy", count, size, np.float64)
-                Bound(part, work).stream(queries, [spool], advance)
-                standards.append(Standard(spool.scores))
-            for numbers in pieces(size):
-                total = sum(weight * each.of(numbers) for weight, each in zip(self.weights, standards, strict=True))
-                for fold in folds:
-                    fold.update(numbers, np.asarray(total))
+
+        def score(number: int, spool: Fold) -> None:
+            Bound(self.parts[number], work).stream(queries, [spool], advance)
+
+        feed_standards(work, self, len(queries), self.weights, score, folds)
+
+
+def feed_standards(
+    work: Work,
+    method: Method,
+    queries: int,
+    weights: Sequence[float],
+    score: Callable[[int, Fold], None],
+    folds: Sequence[Fold],
+) -> None:
+    """A weighted sum of standard scores, whose parts lie on the disk until all of them are there.
+
+    Args:
+        work: The run.
+        method: In whose folder they lie meanwhile.
+        queries: Q.
+        weights: Of each part.
+        score: Feeds all scores [Q, M] of a part, by its number, to a fold.
+        folds: What takes the sums.
+    """
+    folder, size = work.folder(method), work.owner.corpus.documents
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="scores-", dir=folder) as scratch:
+        standards = []
+        for number in range(len(weights)):
+            spool = Spool(Path(scratch) / f"{number}.npy", queries, size, np.float64)
+            score(number, spool)
+            standards.append(Standard(spool.scores))
+        for numbers in pieces(size):
+            total = sum(weight * each.of(numbers) for weight, each in zip(weights, standards, strict=True))
+            for fold in folds:
+                fold.update(numbers, np.asarray(total))
 
 
 class Standard:

@@ -18,13 +18,11 @@ Scores say nothing of sizes. It hurts where the question is about the end alone:
 unlearnt counts as well.
 """
 
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
 from whence.attributor import Attributor, Checkpoint, Step, ask, at_checkpoint, checkpoint_folder, index_steps
@@ -34,11 +32,10 @@ from whence.curvature import Damping
 from whence.gradients import Recipe
 from whence.interfaces import EncodedQuery
 from whence.methods.base import Advance, Scorer, Work, ekfac_steps
-from whence.methods.combined import Standard, pieces
+from whence.methods.combined import feed_standards
 from whence.methods.later import Later
 from whence.methods.visits import paced
-from whence.runs import storage_errors
-from whence.scoring import Fold, Spool
+from whence.scoring import Fold
 
 __all__ = ["Trajectory"]
 
@@ -86,21 +83,14 @@ class Trajectory(Scorer):
         ]
 
     def stream(self, work: Work, queries: Sequence[EncodedQuery], folds: Sequence[Fold], advance: Advance) -> None:
-        """Every checkpoint in turn onto the disk, then all of them piece by piece."""
-        count, size, told = len(queries), work.owner.corpus.documents, paced(advance, len(work.checkpoints))
-        folder = work.folder(self)
-        with storage_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="scores-", dir=folder) as scratch:
-            standards = []
-            for number, checkpoint in enumerate(work.checkpoints):
-                spool = Spool(Path(scratch) / f"{number}.npy", count, size, np.float64)
-                self._score(at_checkpoint(work.owner, checkpoint), queries, spool, told)
-                standards.append(Standard(spool.scores))
-            for numbers in pieces(size):
-                mean = sum(each.of(numbers) for each in standards) / len(standards)
-                for fold in folds:
-                    fold.update(numbers, np.asarray(mean))
+        """One checkpoint after another, then the mean of their standard scores."""
+        count = len(work.checkpoints)
+        told = paced(advance, count)
+
+        def score(number: int, fold: Fold) -> None:
+            self._score(at_checkpoint(work.owner, work.checkpoints[number]), queries, fold, told)
+
+        feed_standards(work, self, len(queries), [1.0 / count] * count, score, folds)
 
     def _score(self, at: Attributor, queries: Sequence[EncodedQuery], fold: Fold, advance: Advance) -> None:
         """Influence at one checkpoint."""
