@@ -114,6 +114,15 @@ def test_how_it_is_written(typed):
     assert parse_method(method.spec).spec == method.spec
 
 
+def test_a_path_with_a_plus_or_a_comma():
+    method = parse_method("proxy:model=(small+1,b),damping=0.2")
+    assert method.model == "small+1,b"
+    assert parse_method(method.spec) == method
+    both = parse_method("combined:of=(proxy:model=(small+1,b))+bm25")
+    assert parse_method(both.spec) == both
+    assert both.parts[0].model == "small+1,b"
+
+
 def test_its_label_shows_weights():
     assert parse_method("combined:of=(ekfac:damping=0.5)+bm25").label == "EK-FAC, damping 0.5 + 0.2 BM25"
 

@@ -111,6 +111,8 @@ def test_a_trace_reads_its_own_index(owner):
 
 
 def test_every_weight_zero_is_refused(owner):
+    with pytest.raises(InputError, match="weight 0 is given to all kinds of site that this model has .*attention"):
+        weighted([site for site in owner.sites if kind_of(site) == "attention"], {}, SiteWeights(attention=0))
     with pytest.raises(InputError, match="weights of sites are 0"):
         scores(owner, "unsaturated:bits=exact,head=0,embedding=0,mlp=0,attention=0,norm=0")
 
@@ -252,7 +254,7 @@ def test_another_method_in_such_a_run_is_of_plain_gradients(place, tmp_path, spe
         assert sum(share for hit in hits for share in hit.sites.values()) == pytest.approx(
             sum(hit.influence for hit in hits), rel=1e-6
         )
-    with pytest.raises(InputError, match=r"Unsaturated\(power=0\.5\), and method .* leave --index out"):
+    with pytest.raises(InputError, match=r"gradients of power 0\.5, and method .* of power 0 .* leave --index out"):
         run.trace(QUERIES, method=bound, exact=exact, index=own)
     plain = run.index(run.config.recipe.alike.model_copy(update={"bits": 8})).folder.name
     named = run.trace(QUERIES, k=3, method=bound, index=plain)

@@ -25,7 +25,8 @@ def test_the_list_that_is_always_on():
     inside = [spec.curvature for spec in specs if spec.sites == ("blocks",)]
     assert inside == ["identity", "diagonal", "kfac", "ekfac"]
     coded = [spec for spec in specs if spec.bits == 1]
-    assert [spec.coordinates for spec in coded] == [None, 1024, 256, 64]
+    assert [spec.coordinates for spec in coded] == [None, None, 1024, 256, 64]
+    assert [spec.curvature for spec in coded] == ["unsaturated", *["ekfac"] * 4]
     assert all(spec.kind == ("baseline" if spec.baseline else "influence") for spec in specs)
 
 

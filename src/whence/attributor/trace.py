@@ -197,9 +197,10 @@ def _readable(owner: "Attributor", index: str, objective: Objective, method: str
     """
     recipe = owner.recipe(index)
     if recipe.objective != objective:
+        has, wanted = (getattr(each, "power", 0.0) for each in (recipe.objective, objective))
         raise InputError(
-            f"the index {index} holds gradients of {recipe.objective}, and method {method!r} is one of gradients of "
-            f"{objective}; leave --index out, and one that it can read is made."
+            f"the index {index} holds documents' gradients of power {has:g}, and method {method!r} is one of power "
+            f"{wanted:g} (0: plain, above: unsaturated); leave --index out, and one that it can read is made."
         )
     return recipe
 

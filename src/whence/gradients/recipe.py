@@ -58,7 +58,7 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _earlier(cls, given: Any) -> Any:
-        """Before there was the method, `power` was called ``unsaturated`` and stood beside a curvature, ekfac if unsaid.
+        """Before there was the method, ``unsaturated`` was `power` beside a curvature, ekfac if unsaid.
 
         An index of that kind is one of sites that count alike.
         """

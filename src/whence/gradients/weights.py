@@ -19,6 +19,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from whence.curvature import SiteCurvature
+from whence.errors import InputError
 from whence.interfaces import Site
 
 __all__ = ["Kind", "SiteWeights", "kind_of", "weighted"]
@@ -88,9 +89,17 @@ def weighted(
         sites: The sites.
         damped: Curvature and lambda by site.
         weights: The weights; those that are 0 count as next to nothing, 1e-12 of the largest there is.
+
+    Raises:
+        InputError: All kinds that there are have weight 0.
     """
     given = {site.name: float(getattr(weights, kind_of(site))) for site in sites}
-    largest = max(given.values(), default=0.0) or 1.0  # all 0: only kinds that this model has not are wanted
+    largest = max(given.values(), default=1.0)
+    if not largest:
+        kinds = ", ".join(sorted({kind_of(site) for site in sites}))
+        raise InputError(
+            f"weight 0 is given to all kinds of site that this model has ({kinds}); give one of them more."
+        )
     given = {name: max(weight, _LEAST * largest) for name, weight in given.items()}
     shares = {name: _share(*damped[name]) for name in given}
     total = sum(given[name] * share for name, share in shares.items())

@@ -119,7 +119,7 @@ class Method(BaseModel):
         Two methods of one spec are the same method.
         """
         given = self.model_dump(mode="json", exclude_defaults=True)
-        settings = ",".join(f"{name}={_typed(value)}" for name, value in given.items())
+        settings = ",".join(f"{name}={_whole(value)}" for name, value in given.items())
         return f"{self.key}:{settings}" if settings else self.key
 
     @property
@@ -201,6 +201,11 @@ def _with_fit(owner: Attributor, method: str) -> Attributor:
     other = copy.copy(owner)
     other.config = owner.config.model_copy(update={"fit": owner.config.fit.model_copy(update={"method": method})})
     return other
+
+
+def _whole(value: Any) -> str:
+    """A setting as it is typed, in parentheses where it is one word that would be taken for several: a path."""
+    return f"({value})" if isinstance(value, str) and set(value) & set(",+") else _typed(value)
 
 
 def _typed(value: Any) -> str:
