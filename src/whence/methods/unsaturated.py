@@ -35,8 +35,8 @@ class Unsaturated(Solver, SiteWeights):
     Attributes:
         power: Of 1 / (1 - p) by which tokens' gradients of documents are multiplied.
         damping: Lambda as a multiple of each site's mean eigenvalue.
-        bits: Bits per coordinate of the index that is read; exact stores none and runs the model over the corpus (in the
-            lab; a trace does so with --exact, and else reads an index of 16 bits).
+        bits: Bits per coordinate of the index that is read; exact stores none and runs the model over the corpus in
+            the lab; a trace does so with --exact, and else reads an index of 16 bits.
     """
 
     key: ClassVar[str] = "unsaturated"
