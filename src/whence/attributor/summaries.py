@@ -38,7 +38,7 @@ def summary(owner: "Attributor", recipe: Recipe, index: Index | None, opts: "Tra
         trained_on=round(owner.trained_on),
         method=recipe.method if opts.method is None else opts.method.name,
         unit="nats" if opts.method is None else opts.method.unit,
-        recipe="none: the model was run over the documents" if index is None else index.folder.name,
+        recipe=_codes(index, opts),
         damping=_damping(recipe, opts),
         bytes_per_document=per_document,
         coverage=owner.coverage,
@@ -47,9 +47,18 @@ def summary(owner: "Attributor", recipe: Recipe, index: Index | None, opts: "Tra
         whence_version=whence.__version__,
         settings={
             **{"refined": opts.refine, "k": opts.k, "exact": opts.exact, "where": opts.where, "by": opts.by},
-            **owner.config.fit.model_dump(mode="json"),
+            **{f"fit.{name}": value for name, value in owner.config.fit.model_dump(mode="json").items()},
+            **({} if opts.method is not None else {f"recipe.{name}": v for name, v in recipe.stored().items()}),
         },
     )
+
+
+def _codes(index: Index | None, opts: "TraceOptions") -> str:
+    if index is not None:
+        return index.folder.name
+    if opts.method is not None and not opts.method.reads_index:
+        return "none of the run's: the method scores documents by itself"
+    return "none: the model was run over the documents"
 
 
 def _certificate(owner: "Attributor", recipe: Recipe, index: Index | None, opts: "TraceOptions") -> Certificate:
@@ -59,7 +68,7 @@ def _certificate(owner: "Attributor", recipe: Recipe, index: Index | None, opts:
 
 
 def _damping(recipe: Recipe, opts: "TraceOptions") -> str:
-    if opts.method is not None:
+    if opts.method is not None and recipe.method != "unsaturated":
         return "the method's own"
     if recipe.method == "unsaturated":
         return f"{recipe.damping}, {recipe.weights.head_damping:g} times that at the head"

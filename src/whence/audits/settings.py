@@ -38,7 +38,7 @@ def settings_of(
         documents=owner.corpus.documents,
         questions=questions,
         null=null,
-        recipe="the model was run over the documents" if exact else name,
+        recipe="the model was run over the documents" if exact else f"{name}{', read with all sites alike' * changed}",
         placebo=placebo,
         settings={"damping": str(recipe.damping), "method": recipe.method, **settings},
         certificate=certificate_of(owner, f"{name}, all sites alike" if changed and not exact else name),

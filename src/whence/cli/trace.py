@@ -85,12 +85,15 @@ def trace(
     from whence.attributor import fit_steps, index_steps, trace_name
     from whence.cli.methods import bound_method, is_curvature
     from whence.launch import progress
+    from whence.methods import parse_method
     from whence.report import save, show
 
     queries = _queries(prompt, completion, contrast, span, query)
     refuse_unusable(out)
     chosen = None if candidates is None else _lines(candidates)
     named = None if method is None or is_curvature(method) else method
+    if named is not None:
+        parse_method(named)  # a method that is not there is refused before a model is loaded
     if taught and (named is not None or chosen is not None):
         raise InputError("--taught ranks all documents by the run's own curvature; leave --candidates or --method out.")
     owner = open_run(run, model, data, {**locals(), "method": None if named else method}, device)

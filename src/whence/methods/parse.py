@@ -29,6 +29,8 @@ def parse_method(text: str) -> Method:
     'ekfac:damping=0.5'
     """
     name, _, rest = text.strip().partition(":")
+    if not name:
+        raise InputError(f"a method has no name in {text!r}; write it as name or name:setting=value, as in ekfac.")
     kind = METHODS.get(name)
     if kind is None:
         near = difflib.get_close_matches(name, METHODS, 1)
@@ -92,6 +94,8 @@ def _complaint(kind: type[Method], error: ValidationError) -> str:
         if each["type"] == "extra_forbidden":
             known = ", ".join(kind.model_fields) or "none"
             lines.append(f"it has no setting {place!r}; its settings: {known}")
+        elif each["type"] == "missing":
+            lines.append(f"it needs the setting {place!r}, as in {kind.key}:{place}=…")
         else:
             message = each["msg"].removeprefix("Value error, ")
             lines.append(f"{place}: {message} (got {each['input']!r})" if place else message)

@@ -97,6 +97,8 @@ def influence_rank(trace: Trace, hit: Hit) -> int | None:
     for other in trace.opponents:
         if other.document == hit.document:
             return max(trace.scored - other.rank + 1, 1)
+    if hit.index_rank is not None and hit.index_rank <= len(trace.proponents):
+        return None  # the model put others in its place, and how far below them it stands is not known
     return hit.index_rank
 
 
