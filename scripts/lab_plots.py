@@ -1,4 +1,4 @@
-"""Draws fidelity against cost of the named methods, one picture for each set-up, from the lab results in docs/lab/named.
+"""Draws fidelity against cost of named methods, a picture for each set-up, from the lab results in docs/lab/named.
 
 python scripts/lab_plots.py          write docs/lab/named/SETUP.svg
 """

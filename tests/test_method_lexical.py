@@ -166,3 +166,17 @@ def test_the_labs_rows_are_these_methods(owner, tmp_path):
         assert one.summary.cost.index == two.summary.cost.index, "made once, paid by both"
         assert (one.summary.cost.bytes_per_document > 0) == (one.summary.cost.index > 0) == ("gradient" not in row.name)
     assert found["as representations:layers=0.5+1"].summary.cost.bytes_per_document == 2 * 8 * 8
+
+
+def test_a_trace_does_not_say_that_it_ran_the_model(owner):
+    said = owner.trace(QUERIES[:1], k=2, method=Bound(parse_method("bm25"), Work(owner))).summary
+    assert said.recipe == "none of the run's: the method scores documents by itself"
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [("", "a method has no name"), ("proxy", r"it needs the setting 'model', as in proxy:model=…")],
+)
+def test_what_is_missing_is_said(typed, message):
+    with pytest.raises(InputError, match=message):
+        parse_method(typed)

@@ -179,6 +179,9 @@ def test_it_is_what_a_run_does_without_a_method(place, tmp_path):
     result = run.trace(QUERIES, k=3, index=recipe.name)
     assert result.summary.method == "unsaturated"
     assert "at the head" in result.summary.damping
+    assert (result.summary.settings["recipe.power"], result.summary.settings["fit.method"]) == (0.5, "ekfac")
+    eight = run.trace(QUERIES[:1], k=1, method=Bound(parse_method("unsaturated:bits=8,head_damping=3"), Work(run)))
+    assert "3 times that at the head" in eight.summary.damping
     for trace, row in zip(result.traces, wanted, strict=True):
         assert {hit.document: hit.influence for hit in trace.proponents} == pytest.approx(
             {int(d): row[d] for d in np.argsort(-row)[:3]}, rel=1e-6

@@ -92,6 +92,9 @@ def test_influence_ranks_count_from_the_most_supporting() -> None:
     assert [facts.influence_rank(trace, hit) for hit in trace.opponents] == [20_000, 19_999, 19_998, 19_997]
     unknown = trace.bm25_top[0].model_copy(update={"index_rank": None, "document": -1})
     assert facts.influence_rank_words(trace, unknown) == "below 4"
+    displaced = unknown.model_copy(update={"index_rank": 3})  # the index had it third, the model did not
+    assert facts.influence_rank_words(trace, displaced) == "below 4"
+    assert facts.influence_rank_words(trace, displaced.model_copy(update={"index_rank": 5})) == "5"
 
 
 def test_the_bm25_sentence_counts_what_both_name() -> None:
