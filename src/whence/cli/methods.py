@@ -49,8 +49,10 @@ def _read(checkpoints: Sequence[str]) -> "tuple[Checkpoint, ...]":
 
 
 def _default(field: Any) -> Any:
-    """What a setting is if it is not given; … where it has to be."""
-    return "…" if field.is_required() else field.get_default()
+    """What a setting is if it is not given, as it is typed; … where it has to be."""
+    from whence.methods.base import typed
+
+    return "…" if field.is_required() else "–" if field.get_default() is None else typed(field.get_default())
 
 
 def methods() -> None:
@@ -59,7 +61,9 @@ def methods() -> None:
 
     from whence.methods import METHODS
 
-    table = Table("method", "settings (default)", "unit", "needs", "paper", title="Methods")
+    table = Table(title="Methods")
+    for name in ("method", "settings (default)", "unit", "needs", "paper"):
+        table.add_column(name, overflow="fold")
     for key, kind in METHODS.items():
         settings = ", ".join(f"{name}={_default(field)}" for name, field in kind.model_fields.items())
         table.add_row(key, settings or "–", kind.unit, kind.needs(), f"{kind.title}: {kind.paper}")

@@ -31,7 +31,7 @@ from whence.interfaces import EncodedQuery
 from whence.model import TrainingReplay
 from whence.scoring import Fold
 
-__all__ = ["Advance", "Method", "Scorer", "Solver", "Work", "ekfac_steps"]
+__all__ = ["Advance", "Method", "Scorer", "Solver", "Work", "ekfac_steps", "typed"]
 
 Advance = Callable[[int], None]
 
@@ -126,7 +126,7 @@ class Method(BaseModel):
     def label(self) -> str:
         """The title, with settings that differ from the defaults: ``EK-FAC, damping 0.5``."""
         given = self.model_dump(mode="json", exclude_defaults=True)
-        return ", ".join([self.title, *(f"{name} {_typed(value)}" for name, value in given.items())])
+        return ", ".join([self.title, *(f"{name} {typed(value)}" for name, value in given.items())])
 
     def steps(self, work: Work) -> list[Step]:
         """The long steps it needs before it can score, in order; each can be killed, resumed and shared."""
@@ -205,13 +205,13 @@ def _with_fit(owner: Attributor, method: str) -> Attributor:
 
 def _whole(value: Any) -> str:
     """A setting as it is typed, in parentheses where it is one word that would be taken for several: a path."""
-    return f"({value})" if isinstance(value, str) and set(value) & set(",+") else _typed(value)
+    return f"({value})" if isinstance(value, str) and set(value) & set(",+") else typed(value)
 
 
-def _typed(value: Any) -> str:
+def typed(value: Any) -> str:
     """A setting as it is typed: numbers and words as they are, lists with + between, specs in parentheses."""
     if isinstance(value, list | tuple):
-        items = map(_typed, value)
+        items = map(typed, value)
         return "+".join(f"({item})" if set(item) & set(":=,+") else item for item in items)
     if isinstance(value, bool):
         return str(value).lower()
