@@ -252,7 +252,7 @@ def test_the_command_line_restricts_and_adds_up(shop, shelf, tmp_path, whence, r
     assert "of 30 documents scored (those with created>=2021)" in said
     assert "Influence by label" in said
     assert "Influence by created" in said
-    assert "trained on 45" in said
+    assert "trained on 45" in " ".join(said.split())
     assert "wiki: " in said or "cc: " in said
     (page,) = (tmp_path / "run").glob("traces/*/page.html")
     html = page.read_text()
