@@ -186,8 +186,14 @@ def test_help_says_what_was_written():
 # ---------------------------------------------------------------------- stopped at any moment
 
 
+LISTENING = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from whence.cli import main; main()"
+)
+"""As a shell starts a command in the foreground: tests that run in the background are born deaf to Ctrl-C."""
+
+
 def start(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from whence.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", LISTENING, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
 
