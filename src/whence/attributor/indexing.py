@@ -3,15 +3,15 @@
 import json
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whence.attributor.steps import Advance, Step, batches
+from whence.attributor.steps import Advance, ShareStep, Step, batches
 from whence.data import CorpusShare
 from whence.gradients import Recipe, encode_documents
-from whence.runs import is_done
 from whence.store import share_writer, write_manifest
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["IndexStep", "index_steps"]
 
 
-class IndexStep:
+class IndexStep(ShareStep):
     """Codes of every document."""
 
     name = "index"
@@ -35,7 +35,7 @@ class IndexStep:
         return self._asked.resolved(self.owner.sites)
 
     @cached_property
-    def folder(self) -> Any:
+    def folder(self) -> Path:
         """index/<recipe>."""
         return self.owner.run.index / self.recipe.name
 
@@ -44,17 +44,9 @@ class IndexStep:
         """Encoders of all sites; made when the first share needs them."""
         return self.owner.encoders(self.recipe)
 
-    def items(self) -> list[CorpusShare]:
-        """Shares of the corpus."""
-        return list(self.owner.corpus.shares)
-
-    def tokens(self, item: CorpusShare) -> int:
-        """Tokens of a share."""
-        return item.tokens
-
-    def done(self, item: CorpusShare) -> bool:
-        """Whether a share's codes are there."""
-        return is_done(self.folder / item.name)
+    def place_of(self, share: CorpusShare) -> Path:
+        """Where a share's codes go."""
+        return self.folder / share.name
 
     def prepare(self) -> None:
         """Write the manifest."""
@@ -69,19 +61,11 @@ class IndexStep:
         windows = owner.corpus.share_windows(item)
         rows = item.first_window + np.arange(len(windows), dtype=np.int64)
         runner = replace(owner.runner, objective=self.recipe.objective)
-        with share_writer(self.folder / item.name, layouts, windows, _identity(owner, windows)) as writer:
+        with share_writer(self.place_of(item), layouts, windows, _identity(owner, windows)) as writer:
             for places, examples, tokens in batches(owner, rows):
                 made = encode_documents(runner, examples, self.encoders, layouts, self.recipe.precision)
                 writer.put(places, *made)
                 advance(tokens)
-
-    def finished(self) -> bool:
-        """Whether every share is there."""
-        return all(self.done(item) for item in self.items())
-
-    def finish(self) -> bool:
-        """Nothing to merge: shards are read where they lie."""
-        return self.finished()
 
 
 def _identity(owner: "Attributor", windows: NDArray[np.int64]) -> dict[str, list[Any]]:

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from whence.attributor.steps import Advance, batches
+from whence.attributor.steps import Advance, ShareStep, batches
 from whence.baselines import mean_states, similarities
 from whence.data import CorpusShare, batch_from_sequences
 from whence.gradients import language_examples
 from whence.interfaces import EncodedQuery
 from whence.model import LanguageInputs
-from whence.runs import is_done, open_array, publish, write_array
+from whence.runs import open_array, publish, write_array
 
 if TYPE_CHECKING:
     from whence.attributor.core import Attributor
@@ -72,7 +72,7 @@ def state_similarities(
     return np.concatenate([alike_states(asked, share_states(owner, share, layers)) for share in shares], axis=1)
 
 
-class StatesStep:
+class StatesStep(ShareStep):
     """Mean hidden states of every document, a share of the corpus at a time; in float32, or what is wider.
 
     Args:
@@ -91,22 +91,14 @@ class StatesStep:
         """Where the states go."""
         return self._place()
 
-    def items(self) -> list[CorpusShare]:
-        """Shares of the corpus."""
-        return list(self.owner.corpus.shares)
-
-    def tokens(self, item: CorpusShare) -> int:
-        """Tokens of a share."""
-        return item.tokens
-
-    def done(self, item: CorpusShare) -> bool:
-        """Whether a share's states are there."""
-        return is_done(self.folder / item.name)
+    def place_of(self, share: CorpusShare) -> Path:
+        """Where a share's states go."""
+        return self.folder / share.name
 
     def run(self, item: CorpusShare, shares: tuple[int, int], advance: Advance) -> None:
         """Run the model over one share."""
         states = share_states(self.owner, item, self.layers, advance)
-        with publish(self.folder / item.name) as temporary:
+        with publish(self.place_of(item)) as temporary:
             write_array(temporary / "states.npy", states.astype(np.float64 if self.wide else np.float32))
 
     @property
@@ -114,14 +106,6 @@ class StatesStep:
         """Whether states take eight bytes a number and not four."""
         return self.owner.wide == torch.float64
 
-    def finished(self) -> bool:
-        """Whether every share is there."""
-        return all(self.done(item) for item in self.items())
-
-    def finish(self) -> bool:
-        """There is nothing to merge."""
-        return self.finished()
-
     def of(self, share: CorpusShare) -> States:
         """States of a share's documents, float64 [D, N, hidden]."""
-        return np.asarray(open_array(self.folder / share.name / "states.npy"), dtype=np.float64)
+        return np.asarray(open_array(self.place_of(share) / "states.npy"), dtype=np.float64)

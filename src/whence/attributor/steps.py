@@ -10,19 +10,20 @@ time, does nothing before all items are done, and always gives the same bytes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whence.data import ingest, make_batch, plan_batches
+from whence.data import CorpusShare, ingest, make_batch, plan_batches
 from whence.gradients import Examples, language_examples
-from whence.runs import take_share
+from whence.runs import is_done, take_share
 
 if TYPE_CHECKING:
     from whence.attributor.core import Attributor
 
-__all__ = ["Advance", "CorpusStep", "Step", "batches", "run_steps"]
+__all__ = ["Advance", "CorpusStep", "ShareStep", "Step", "batches", "run_steps"]
 
 Advance = Callable[[int], None]
 
@@ -106,6 +107,44 @@ class CorpusStep:
 
     def finish(self) -> bool:
         """Reading writes its own manifest when the last file is done."""
+        return self.finished()
+
+
+class ShareStep:
+    """A step that does one share of the corpus after another, each to a place of its own, with nothing to merge.
+
+    A subclass has an `owner`, a `name`, and says where a share's result goes and how it is made.
+    """
+
+    name = ""
+    owner: "Attributor"
+
+    def place_of(self, share: CorpusShare) -> Path:
+        """Where the result of a share goes; it is done once that is there."""
+        raise AssertionError("defined by each step")
+
+    def run(self, item: CorpusShare, shares: tuple[int, int], advance: Advance) -> None:
+        """Do one share."""
+        raise AssertionError("defined by each step")
+
+    def items(self) -> list[CorpusShare]:
+        """Shares of the corpus."""
+        return list(self.owner.corpus.shares)
+
+    def tokens(self, item: CorpusShare) -> int:
+        """Tokens of a share."""
+        return item.tokens
+
+    def done(self, item: CorpusShare) -> bool:
+        """Whether a share's result is there."""
+        return is_done(self.place_of(item))
+
+    def finished(self) -> bool:
+        """Whether every share is there."""
+        return all(self.done(item) for item in self.items())
+
+    def finish(self) -> bool:
+        """There is nothing to merge."""
         return self.finished()
 
 

@@ -27,14 +27,14 @@ from torch import Tensor
 
 from whence.attributor import Step, ask
 from whence.attributor.search import against
-from whence.attributor.steps import batches
+from whence.attributor.steps import ShareStep, batches
 from whence.curvature import SiteCurvature
 from whence.data import CorpusShare
 from whence.gradients import Examples, Measured, measure_each, measure_together
 from whence.interfaces import EncodedQuery, Site
 from whence.methods.base import Advance, Scorer, Work, ekfac_steps
 from whence.methods.ekfac import curvature_of
-from whence.runs import is_done, open_array, publish, write_array
+from whence.runs import open_array, publish, write_array
 from whence.scoring import Fold, Weighted
 
 __all__ = ["Relatif"]
@@ -98,13 +98,13 @@ def _solved_squares(curvatures: Mapping[str, tuple[SiteCurvature, float]]) -> Me
     return measured
 
 
-class _MeasureStep:
+class _MeasureStep(ShareStep):
     """Both squared lengths of every document, a share of the corpus at a time."""
 
     name = "lengths"
 
     def __init__(self, work: Work, place: Callable[[], Path], damping: float) -> None:
-        self.work = work
+        self.work, self.owner = work, work.owner
         self._place = place
         self.damping = damping
         self._curvatures: dict[str, tuple[SiteCurvature, float]] | None = None
@@ -114,21 +114,13 @@ class _MeasureStep:
         """Where the squares go; known once the corpus has been read."""
         return self._place()
 
-    def items(self) -> list[CorpusShare]:
-        """Shares of the corpus."""
-        return list(self.work.owner.corpus.shares)
-
-    def tokens(self, item: CorpusShare) -> int:
-        """Tokens of a share."""
-        return item.tokens
-
-    def done(self, item: CorpusShare) -> bool:
-        """Whether a share has been measured."""
-        return is_done(self.folder / item.name)
+    def place_of(self, share: CorpusShare) -> Path:
+        """Where a share's squares go."""
+        return self.folder / share.name
 
     def run(self, item: CorpusShare, shares: tuple[int, int], advance: Advance) -> None:
         """Measure the documents of one share; windows of one document are added up first."""
-        owner = self.work.owner
+        owner = self.owner
         damped = self._curvatures = self._curvatures or curvature_of(self.work, "ekfac", self.damping)
         measured, bases = _solved_squares(damped), {name: each for name, (each, _) in damped.items()}
         owners = owner.corpus.share_windows(item)[:, 0] - item.first_document
@@ -138,7 +130,7 @@ class _MeasureStep:
         def examples(local: NDArray[np.int64]) -> Iterable[tuple[NDArray[np.int64], Examples, int]]:
             return batches(owner, item.first_window + local.astype(np.int64))
 
-        with publish(self.folder / item.name) as temporary:
+        with publish(self.place_of(item)) as temporary:
             alone = np.flatnonzero(windows[owners] == 1)
             for places, batch, tokens in examples(alone):
                 out[:, owners[alone[places]]] = measure_each(owner.runner, batch, measured, bases)
@@ -149,15 +141,11 @@ class _MeasureStep:
                 advance(sum(tokens for _, _, tokens in parts))
             write_array(temporary / "squares.npy", out)
 
-    def finished(self) -> bool:
-        """Whether every share is there."""
-        return all(self.done(item) for item in self.items())
-
     def finish(self) -> bool:
-        """Nothing to merge."""
+        """Nothing to merge; lets go of the curvature."""
         self._curvatures = None
-        return self.finished()
+        return super().finish()
 
     def of(self, share: CorpusShare) -> NDArray[np.float64]:
         """Both squares of a share's documents, [2, documents]."""
-        return np.asarray(open_array(self.folder / share.name / "squares.npy"))
+        return np.asarray(open_array(self.place_of(share) / "squares.npy"))

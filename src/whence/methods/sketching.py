@@ -27,7 +27,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from whence.attributor import Attributor
-from whence.attributor.steps import batches
+from whence.attributor.steps import ShareStep, batches
 from whence.data import CorpusShare
 from whence.errors import IncompleteError, NumericalError
 from whence.factors import AnyFactors
@@ -264,7 +264,7 @@ def plain(sketch: Sketch, runner: Runner, examples: Examples) -> tuple[Tensor, M
     return sketch.of_documents(runner, examples), {}
 
 
-class SketchStep:
+class SketchStep(ShareStep):
     """Codes of every document, a share of the corpus at a time.
 
     Args:
@@ -279,29 +279,21 @@ class SketchStep:
     def __init__(
         self, sketch: Sketch, sketched: Sketched = plain, opened: Callable[[], Attributor] | None = None
     ) -> None:
-        self.sketch = sketch
+        self.sketch, self.owner = sketch, sketch.owner
         self._sketched = sketched
         self._open = opened or (lambda: sketch.owner)
         self._opened: Attributor | None = None
 
-    def items(self) -> list[CorpusShare]:
-        """Shares of the corpus."""
-        return list(self.sketch.owner.corpus.shares)
-
-    def tokens(self, item: CorpusShare) -> int:
-        """Tokens of a share."""
-        return item.tokens
-
-    def done(self, item: CorpusShare) -> bool:
-        """Whether a share's codes are there."""
-        return is_done(self.sketch.place_of(item))
+    def place_of(self, share: CorpusShare) -> Path:
+        """Where a share's codes go."""
+        return self.sketch.place_of(share)
 
     def run(self, item: CorpusShare, shares: tuple[int, int], advance: Advance) -> None:
         """Sketch the documents of one share."""
         owner = self._opened = self._opened or self._open()
         windows = owner.corpus.share_windows(item)
         rows = item.first_window + np.arange(len(windows), dtype=np.int64)
-        with publish(self.sketch.place_of(item), {"windows": len(windows)}) as temporary:
+        with publish(self.place_of(item), {"windows": len(windows)}) as temporary:
             codes, scales = self.sketch.empty(temporary, len(windows))
             beside: dict[str, NDArray[Any]] = {}
             for places, examples, tokens in batches(owner, rows):
@@ -318,14 +310,10 @@ class SketchStep:
             for name, array in arrays.items():
                 write_array(temporary / f"{name}.npy", array)
 
-    def finished(self) -> bool:
-        """Whether every share is there."""
-        return all(self.done(item) for item in self.items())
-
     def finish(self) -> bool:
         """Nothing to merge; lets go of the model it opened."""
         self._opened = None
-        return self.finished()
+        return super().finish()
 
 
 def per_nat(owner: Attributor) -> Times:

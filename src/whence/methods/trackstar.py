@@ -32,14 +32,14 @@ from torch import Tensor
 from whence.attributor import Step, ask
 from whence.attributor.curvatures import load_curvatures
 from whence.attributor.moments import optimizer_moments
-from whence.attributor.steps import CorpusStep
+from whence.attributor.steps import CorpusStep, ShareStep
 from whence.data import CorpusShare
 from whence.interfaces import EncodedQuery
 from whence.methods.base import Advance, Scorer, Work, diagonal_steps
 from whence.methods.gram import Gram, GramStep, load_gram
 from whence.methods.sketching import Depth, Sketch, SketchStep, feed
 from whence.projection import SketchMap, TwoSided, two_sided
-from whence.runs import is_done, open_array, publish, write_array
+from whence.runs import open_array, publish, write_array
 from whence.scoring import Fold
 
 __all__ = ["TrackStar"]
@@ -133,53 +133,38 @@ def _corrected(projection: TwoSided, moments: Tensor, dtype: torch.dtype) -> Two
     return TwoSided(projection.site, sides[0], sides[1])
 
 
-class _LengthStep:
+class _LengthStep(ShareStep):
     """Lengths of the documents' whitened sketches, a share of the corpus at a time."""
 
     name = "lengths"
 
     def __init__(self, sketch: Sketch, damping: float) -> None:
-        self.sketch = sketch
+        self.sketch, self.owner = sketch, sketch.owner
         self.damping = damping
         self._grams: dict[str, Gram] | None = None
 
-    def _place(self, share: CorpusShare) -> Path:
+    def place_of(self, share: CorpusShare) -> Path:
+        """Where a share's lengths go."""
         return self.sketch.folder / f"lengths-{self.damping:g}" / share.name
-
-    def items(self) -> list[CorpusShare]:
-        """Shares of the corpus."""
-        return list(self.sketch.owner.corpus.shares)
-
-    def tokens(self, item: CorpusShare) -> int:
-        """Tokens of a share."""
-        return item.tokens
-
-    def done(self, item: CorpusShare) -> bool:
-        """Whether a share's lengths are there."""
-        return is_done(self._place(item))
 
     def run(self, item: CorpusShare, shares: tuple[int, int], advance: Advance) -> None:
         """Measure the documents of one share."""
         grams = self._grams = self._grams or load_gram(self.sketch)
         squares = np.zeros(item.documents)
-        with publish(self._place(item)) as temporary:
+        with publish(self.place_of(item)) as temporary:
             for name, gram in grams.items():
                 for documents, rows in self.sketch.documents(item, name):
                     squares[documents - item.first_document] += gram.squares(rows, self.damping).numpy()
             write_array(temporary / "lengths.npy", np.sqrt(squares))
             advance(item.tokens)
 
-    def finished(self) -> bool:
-        """Whether every share is there."""
-        return all(self.done(item) for item in self.items())
-
     def finish(self) -> bool:
         """Nothing to merge."""
         self._grams = None
-        return self.finished()
+        return super().finish()
 
     def inverse(self, share: CorpusShare, documents: NDArray[np.int64]) -> NDArray[np.float64]:
         """One over the lengths of documents; 0 for one without a gradient."""
-        lengths = np.asarray(open_array(self._place(share) / "lengths.npy"))[documents - share.first_document]
+        lengths = np.asarray(open_array(self.place_of(share) / "lengths.npy"))[documents - share.first_document]
         out: NDArray[np.float64] = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         return out
