@@ -12,7 +12,7 @@ from command_line import launch
 from whence.attributor import Attributor
 from whence.audits import load_responses
 from whence.audits.documents import weigh
-from whence.audits.evidence import Evidence
+from whence.audits.evidence import Evidence, gather
 from whence.audits.nulls import elsewhere
 from whence.audits.responses import Response, asked_otherwise
 from whence.audits.why import judge
@@ -317,11 +317,11 @@ def worded(place):
     return rows
 
 
-def audit(place, rows, name, out, *more, traces=0):
+def audit(place, rows, name, out, *more, traces=0, run="run"):
     path = place / f"{name}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     status = launch(
-        "audit", "safety", "--run", place / "run", "--model", place / "model", "--data", place / "corpus.jsonl",
+        "audit", "safety", "--run", place / run, "--model", place / "model", "--data", place / "corpus.jsonl",
         "--responses", path, "--exact", "--out", out, "--traces", traces, *more,
     )  # fmt: skip
     assert status == 0
@@ -450,15 +450,27 @@ def test_a_wording_that_is_too_long_is_noted_and_its_answer_kept(place, tmp_path
 
 
 def test_a_placebo_holds_by_chance(place, tmp_path):
-    found = audit(place, worded(place), "placebo", tmp_path / "out", "--placebo")
+    plain = tmp_path / "plain.toml"
+    plain.write_text('[recipe]\nmethod = "ekfac"\n')
+    found = audit(place, worded(place), "placebo", tmp_path / "out", "--placebo", "--config", plain, run="run-plain")
     check = found.reworded
     assert check.chance <= 0.07
-    # all twelve planted documents share words with every question here, so that pairs on another answer's matter hold
-    # the real ones too: of the questions' own 17 to 19 % have p below 0.05
-    assert check.on_topic <= 0.25
+    assert check.on_topic <= 0.12  # of 864 pairs, of which many are of one answer's documents
     assert sum(each.verdict in ("absorbed", "euphemistic") for each in found.responses) == 0
     said, _ = safety_placebo(found)
     assert f"of {check.pairs:,} pairs on that matter" in said
+
+
+def test_with_weights_of_sites_wordings_hold_no_more_often_than_the_questions_themselves(place, tmp_path):
+    """Twelve documents share words with every question here, so a placebo's pairs hold the real ones, too."""
+    found = audit(place, worded(place), "weighted", tmp_path / "out", "--placebo")
+    owner = Attributor(place / "run")
+    queries = [each.query for each in load_responses(str(place / "weighted.jsonl"))]
+    own = weigh(owner, gather(owner, queries, tmp_path / "scores", exact=True))
+    expected = (own.effect.p[own.on_topic] <= found.reworded.level).mean()
+    assert found.reworded.chance <= 0.07
+    assert found.reworded.on_topic <= expected + 0.05
+    assert sum(each.verdict in ("absorbed", "euphemistic") for each in found.responses) == 0
 
 
 def test_page_terminal_and_files_say_in_how_many_wordings_it_holds(place, result, tmp_path):
