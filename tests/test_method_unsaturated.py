@@ -275,3 +275,24 @@ def test_an_index_of_an_earlier_version():
     assert Recipe.model_validate({"unsaturated": 0}) == Recipe(method="ekfac")
     with pytest.raises(ValueError, match="goes with method ekfac alone"):
         Recipe.model_validate({"method": "kfac", "unsaturated": 0.5})
+
+
+def test_sites_alike_read_off_an_index_or_by_the_model(place, tmp_path):
+    """What contamination audits do: by the model it is plain EK-FAC, off an index its documents stay unsaturated."""
+    from whence.audits.evidence import influence_on
+    from whence.audits.settings import settings_of
+
+    run = open_run(place, tmp_path / "run", recipe={"method": None, "bits": 16})
+    exact = influence_on(run, QUERIES, tmp_path / "exact", exact=True, alike=True)["influence"]
+    assert np.allclose(exact, scores(run, "ekfac"), rtol=1e-5, atol=1e-7)
+    found = influence_on(run, QUERIES, tmp_path / "index", alike=True)["influence"]
+    wanted = scores(run, f"unsaturated:bits=exact,{EQUAL},head_damping=1")
+    assert min(np.corrcoef(a, b)[0, 1] for a, b in zip(found, wanted, strict=True)) > 0.99999
+    assert np.abs(found - wanted).max() < 1e-2 * np.abs(wanted).max()
+    weighted_too = influence_on(run, QUERIES, tmp_path / "index")["influence"]
+    assert not np.allclose(weighted_too, found, rtol=0.1), "kept apart from what was read with weights"
+    told = {"command": "", "questions": 3, "null": 1, "index": None, "placebo": False, "settings": {}, "version": "0"}
+    said = settings_of(run, exact=False, alike=True, **told)
+    assert said.recipe.endswith("read with all sites alike")
+    assert said.settings["method"] == "ekfac"
+    assert "alike" not in settings_of(run, exact=False, alike=False, **told).recipe

@@ -27,9 +27,11 @@ def settings_of(
 
     With `alike` all sites counted alike, which an index with weights has no certificate for.
     """
-    recipe = owner.recipe(None if exact else index)
-    changed, recipe = alike and recipe != recipe.alike, recipe.alike if alike else recipe
+    made = owner.recipe(None if exact else index)
+    recipe = made.alike if alike else made
     name = f"{recipe.name}-{EXACT}" if exact else owner.open_index(index).folder.name
+    if not exact and recipe != made:
+        name = f"{name}, read with all sites alike"
     return AuditSettings(
         command=command,
         run=str(owner.run.path),
@@ -38,9 +40,9 @@ def settings_of(
         documents=owner.corpus.documents,
         questions=questions,
         null=null,
-        recipe="the model was run over the documents" if exact else f"{name}{', read with all sites alike' * changed}",
+        recipe="the model was run over the documents" if exact else name,
         placebo=placebo,
         settings={"damping": str(recipe.damping), "method": recipe.method, **settings},
-        certificate=certificate_of(owner, f"{name}, all sites alike" if changed and not exact else name),
+        certificate=certificate_of(owner, name),
         whence_version=version,
     )
