@@ -128,7 +128,7 @@ def checked(kind: type[M], values: Mapping[str, Any]) -> M:
 def _complaint(kind: type[BaseModel], place: tuple[int | str, ...], fault: str, message: str, given: Any) -> str:
     name = ".".join(map(str, place))
     if fault != "extra_forbidden":
-        return f"{name}: {message} (got {given!r})"
+        return f"{name}: {message.removeprefix('Value error, ')} (got {given!r})"
     for part in place[:-1]:
         inner = kind.model_fields[str(part)].annotation if str(part) in kind.model_fields else None
         kind = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else kind
