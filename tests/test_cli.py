@@ -207,7 +207,7 @@ def after_first_share(process: subprocess.Popen[str], run: Path) -> None:
         time.sleep(0.002)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def long_run(home, model) -> tuple[Path, dict[str, bytes]]:
     """A fitted run with many shares, and the codes of an index that nobody stopped."""
     folder = home / "many"

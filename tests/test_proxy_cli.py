@@ -17,7 +17,7 @@ from whence.report.proxy_page import proxy_page
 SMALL = ("--share", "0.6", "--steps", "4", "--documents", "8", "--batch", "4")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(model, data, tmp_path_factory):
     """A proxy made by the command, in a process of its own; its folder, and what was printed."""
     home = tmp_path_factory.mktemp("proxy")

@@ -26,20 +26,20 @@ PROMPTS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def questions(home):  # noqa: F811
     rows = [{"id": f"q{i}", "prompt": p, "completion": " built before town"} for i, p in enumerate(PROMPTS)]
     return write_jsonl(home / "questions.jsonl", rows)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def options(home, questions):  # noqa: F811
     path = home / "training-to-tune.toml"
     path.write_text('optimizer = "adamw"\nlearning_rate = 0.01\nepochs = 1\nbatch = 8\n')
     return ("--query", questions, "--training", path, "--subsets", 16, "--seeds", 1, "--workers", 1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tuned(home, finished, options):  # noqa: F811
     """The run with all defaults, tuned; its bank serves the others, whose training is the same."""
     shutil.copytree(finished, home / "tuned")

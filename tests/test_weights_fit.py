@@ -68,20 +68,20 @@ def test_several_banks_are_fitted_together():
 # ---------------------------------------------------------------------- on a run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def questions(home):  # noqa: F811
     rows = [{"id": f"w{i}", "prompt": p, "completion": " built before town"} for i, p in enumerate(PROMPTS)]
     return write_jsonl(home / "weights-questions.jsonl", rows)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def options(home, questions):  # noqa: F811
     path = home / "training-of-weights.toml"
     path.write_text('optimizer = "adamw"\nlearning_rate = 0.01\nepochs = 1\nbatch = 8\n')
     return ("--query", questions, "--training", path, "--subsets", 16, "--seeds", 1, "--workers", 1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fitted(home, finished, options):  # noqa: F811
     """A run whose bank is filled by a first fit."""
     shutil.copytree(finished, home / "weighted")
@@ -89,7 +89,7 @@ def fitted(home, finished, options):  # noqa: F811
     return home / "weighted"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lab(fitted, questions, home):  # noqa: F811
     owner = Attributor(fitted)
     asked = load_queries(questions)
