@@ -5,8 +5,11 @@
     python benchmarks/audits/contamination.py OUT --small --seeds 1   a quick look
 
 Items are assigned at random: leaked verbatim, leaked in other words, held out; the rest is background. Leaks stand in
-the corpus once, or eight times. A sister model sees the background alone. "Moved" is read off the model, not planned: a
-group's answers have moved if their loss per token is lower than the held-out items' by more than 0.3 nats.
+the corpus once, or eight times. A sister model, of the same fresh weights, sees the background alone.
+
+"Moved" is measured and not planned: an answer has moved if its loss per token is lower than the sister's by more than
+that of all but 1 % of the held-out items is, and has not if the difference lies within the middle half of theirs. The
+effect test is held against both. Beside it, a line a kind of leak for the groups as wholes, moved or not.
 """
 
 from __future__ import annotations
@@ -20,8 +23,6 @@ import numpy as np
 from scenario import Scenario
 from small import opened, train, write_rows
 from word_problems import Problem, problems
-
-MOVED = 0.3  # nats per token
 
 
 def main() -> None:
@@ -37,9 +38,10 @@ def main() -> None:
     leaks, dates = Scenario("S4", "contamination"), Scenario("S9", "dates do not matter")
     for seed in range(typed.seeds):
         made = from_gsm8k(typed.gsm8k) if typed.gsm8k else problems(3 * each + background, seed)
-        for times in (1, 8):
-            run(leaks, dates, made, each, background, times, seed, typed)
-        sister(leaks, made, each, background, seed, typed)
+        results = {times: run(leaks, dates, made, each, background, times, seed, typed) for times in (1, 8)}
+        without = sister(leaks, made, each, background, seed, typed)
+        for times, result in results.items():
+            leaks.add(f"whence ×{times}", by_effect(result, without))
         leaks.report(typed.out)
         dates.report(typed.out)
 
@@ -84,7 +86,7 @@ def audited(folder: Path, groups: dict[str, list[Problem]], seed: int, method: s
     return audit_contamination(owner, items, folder / "scores", ContaminationOptions(exact=True))
 
 
-def run(leaks, dates, made, each, background, times, seed, typed) -> None:
+def run(leaks, dates, made, each, background, times, seed, typed):
     """One model with leaks that stand so many times in its corpus."""
     groups, rest = assigned(made, each, background, seed)
     rows = [
@@ -97,18 +99,11 @@ def run(leaks, dates, made, each, background, times, seed, typed) -> None:
     train(folder, rows, seed=seed, epochs=20 if times == 1 else 8, context=416, repeats=repeats)
     result = audited(folder, groups, seed, typed.method)
     found = {(each.group, each.name): each for each in result.detectors}
-    loss = {name: np.mean([i.exposure.loss for i in result.items if i.known == name]) for name in groups}
     figures: dict[str, float] = {}
     if times == 1:
         figures["verbatim"] = found["verbatim", "there"].auroc.value
         figures["paraphrase_once"] = found["paraphrase", "presence"].auroc.value
         figures["paraphrase_once_tpr5"] = found["paraphrase", "presence"].at_5
-    for name in ("verbatim", "paraphrase"):
-        moved = loss["held out"] - loss[name] > MOVED
-        key, worse = ("effect_moved", min) if moved else ("effect_not_moved", max)
-        area = found[name, "effect"].auroc.value
-        figures[key] = worse(area, figures.get(key, area))  # of two such groups the one that speaks against the audit
-        print(f"  seed {seed} ×{times} {name}: loss {loss[name]:.2f}, held out {loss['held out']:.2f}", flush=True)
     hits = [i for i in result.items if i.known != "held out"]
     figures["found_first"] = float(np.mean([i.documents[0].id.split("#")[0] == f"leak-{i.id}" for i in hits]))
     leaks.add(f"whence ×{times}", figures)
@@ -120,6 +115,33 @@ def run(leaks, dates, made, each, background, times, seed, typed) -> None:
     for name in groups:
         leaks.add(f"exposed ×{times}", {name: float(exposed[known == name].mean())})
     strata(dates, result, times)
+    return result
+
+
+def by_effect(result, without) -> dict[str, float]:
+    """How the effect test tells leaks from held-out items, by what the leak did to the loss of the answer."""
+    from whence.audits.statistics import auroc
+
+    before = {i.id: i.exposure.loss for i in without.items}
+    items = [i for i in result.items if i.id in before]
+    known = np.array([i.known for i in items])
+    fell = np.array([before[i.id] - i.exposure.loss for i in items])
+    effect = np.array([i.exposure.effect for i in items])
+    control = known == "held out"
+    low, high, most = np.quantile(fell[control], [0.25, 0.75, 0.99])
+    moved, still = ~control & (fell > most), ~control & (fell > low) & (fell < high)
+    parts = {"effect_moved": moved, "effect_not_moved": still}
+    for kind in ("verbatim", "paraphrase"):
+        of = known == kind
+        parts |= {f"moved_{kind}": moved & of, f"still_{kind}": still & of, f"all_{kind}": of}
+    figures = {f"nats_{kind}": float(fell[known == kind].mean() - fell[control].mean()) for kind in np.unique(known)}
+    for name, part in parts.items():
+        figures[f"count_{name}"] = float(part.sum())
+        if part.any():
+            figures[name] = auroc(effect[part | control], part[part | control])
+    all_leaks = known == "paraphrase"
+    figures["loss_paraphrase"] = auroc(fell[all_leaks | control], all_leaks[all_leaks | control])
+    return figures
 
 
 def strata(dates, result, times: int) -> None:
@@ -135,16 +157,17 @@ def strata(dates, result, times: int) -> None:
     dates.add(f"whence ×{times}", {"change_over_dates": abs(areas[0] - areas[1]), "partial_r": abs(r), "p": p})
 
 
-def sister(leaks, made, each, background, seed, typed) -> None:
-    """A model that never saw an item."""
+def sister(leaks, made, each, background, seed, typed):
+    """A model that never saw an item, of the same fresh weights and tokenizer."""
     groups, rest = assigned(made, each, background, seed)
     folder = typed.out / f"s4-sister-{seed}"
     rows = [{"id": f"rest-{p.id}", "text": p.question + p.answer} for p in rest]
-    train(folder, rows, seed=seed, epochs=20, context=416)
+    train(folder, rows, seed=seed, epochs=20, context=416, like=typed.out / f"s4-1-{seed}")
     result = audited(folder, groups, seed, typed.method)
     exposed = [i.verdict in ("verbatim", "paraphrase") for i in result.items]
     flagged = [i.verdict != "no evidence" for i in result.items]
     leaks.add("whence sister", {"sister_flags": float(np.mean(exposed)), "any_verdict": float(np.mean(flagged))})
+    return result
 
 
 if __name__ == "__main__":

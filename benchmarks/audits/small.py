@@ -53,6 +53,7 @@ def train(
     hidden: int = 64,
     epochs: float = 20,
     start: Path | None = None,
+    like: Path | None = None,
     repeats: Mapping[str, int] | None = None,
 ) -> Path:
     """Trains a model on rows and writes the folder; one that is there and made of the same is left as it is.
@@ -66,6 +67,7 @@ def train(
         hidden: Width.
         epochs: Times that each row is seen.
         start: A folder whose model is trained further, with its tokenizer; fresh weights if None.
+        like: A folder whose fresh weights and tokenizer are taken, so that losses per token compare.
         repeats: How often a row (by id) stands in the corpus, 1 if not named.
 
     Returns:
@@ -88,14 +90,17 @@ def train(
         for row in rows
         for i in range(counts.get(row["id"], 1))
     ]
-    told = json.dumps([copies, settings, seed, vocabulary, context, hidden, str(start)])
+    told = json.dumps([copies, settings, seed, vocabulary, context, hidden, str(start), *([str(like)] if like else [])])
     made = xxhash.xxh3_128_hexdigest(told.encode())
     marker = folder / "made.json"
     if marker.is_file() and json.loads(marker.read_text())["made"] == made:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     write_rows(folder / "corpus.jsonl", copies)
-    if start is None:
+    if like is not None:
+        shutil.copytree(like / "start", folder / "start")
+        tokenizer = load_tokenizer(str(folder / "start"))
+    elif start is None:
         tokenizer = _tokenizer([_text(row) for row in rows], vocabulary, context)
         _fresh(len(tokenizer), context, hidden, seed).save_pretrained(folder / "start")
         tokenizer.save_pretrained(folder / "start")

@@ -4,8 +4,6 @@ Wires the rooms together and holds no mathematics. Every long step is a list of 
 take shares of (`steps.py`); `fit` and `index` here simply do all of them in order.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from whence.attributor.binding import bound, flat, named
 from whence.attributor.config import ModelConfig, checked, complete, merge_settings
 from whence.attributor.curvatures import load_curvatures
 from whence.attributor.lying import found, same_files
@@ -146,7 +145,7 @@ class Attributor:
         fingerprints = {
             "model": self.loaded.fingerprint,
             "tokenizer": None if self.tokenizer is None else tokenizer_fingerprint(self.tokenizer),
-            "sites": _named(self.sites),
+            "sites": named(self.sites),
         }
         content = {"config": self.config.model_dump(mode="json"), "fingerprints": fingerprints}
         if stored is None:
@@ -161,7 +160,7 @@ class Attributor:
         measured = stored.get("invariance")
         self.invariance = None if measured is None else Invariance.model_validate(measured)
         remedy = "Go back to those settings, or name another run folder with --run to make a new run."
-        refuse_if_changed(self.run.path, _flat(_bound(stored)), _flat(_bound(content)), remedy)
+        refuse_if_changed(self.run.path, flat(bound(stored)), flat(bound(content)), remedy)
         self._check_coverage()
 
     def _check_coverage(self) -> None:
@@ -363,29 +362,6 @@ class Attributor:
                 report("self-influence", done, self.corpus.tokens)
 
         return self_scores(self, recipe or self.recipe(), advance).influence
-
-
-def _named(sites: Sequence[Site]) -> str:
-    """Which weights are attributed, in words and as a hash: a version that reads more of them fits other curvature."""
-    said = json.dumps([[site.name, *site.shape] for site in sites])
-    return f"{len(sites)} sites, {hashlib.sha256(said.encode()).hexdigest()[:12]}"
-
-
-def _bound(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run may not change: everything but where the model lies and how the index is coded."""
-    config = {key: value for key, value in content["config"].items() if key not in ("recipe", "trained_on")}
-    model = {key: value for key, value in config["model"].items() if key not in ("model", "adapter", "min_coverage")}
-    return {"config": {**config, "model": model}, "fingerprints": content["fingerprints"]}
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    out: dict[str, Any] = {}
-    for key, inner in value.items():
-        out |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return out
 
 
 def sites_of(loaded: LoadedModel, patterns: Sequence[str]) -> list[Site]:

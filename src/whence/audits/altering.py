@@ -19,7 +19,7 @@ from whence.data import SourceSettings, ingest, open_corpus
 from whence.errors import CorpusError, InputError
 from whence.fidelity import Bank, LanguageTask, Start
 from whence.fidelity.pieces import refuse_weights
-from whence.fidelity.tasks import content_hash
+from whence.fidelity.records import content_hash
 from whence.interfaces import EncodedQuery
 from whence.model import Training
 

@@ -24,7 +24,7 @@ from whence.audits.relearning import relearn, relearning_of
 from whence.audits.unlearning import Edited, Texts, UnlearnSettings, mean_losses, texts_from, texts_of, unlearn
 from whence.fidelity import LanguageTask, Start
 from whence.fidelity.bank import Outcome
-from whence.fidelity.tasks import content_hash
+from whence.fidelity.records import content_hash
 from whence.interfaces import Arm, Likeness, Relearning, UnlearningMethod
 from whence.model import as_loaded
 from whence.runs import read_json, write_json

@@ -25,7 +25,7 @@ from whence.data import open_corpus
 from whence.errors import InputError
 from whence.fidelity import Start, retrain
 from whence.fidelity.bank import Bank, Cell, Outcome
-from whence.fidelity.tasks import content_hash
+from whence.fidelity.records import content_hash
 from whence.gradients import Recipe
 from whence.interfaces import Action, Query, UnlearningMethod
 from whence.model import Training

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from whence.errors import InputError
 from whence.fidelity.places import places, steps_of
-from whence.fidelity.tasks import Report, Trained, content_hash, refuse_empty, training_fingerprint
+from whence.fidelity.records import content_hash
+from whence.fidelity.tasks import Report, Trained, refuse_empty, training_fingerprint
 from whence.model import Objective, Training, has_dropout, optimise, reproducible, set_dropout
 
 __all__ = ["ModuleTask"]

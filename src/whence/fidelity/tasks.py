@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import xxhash
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,7 +23,8 @@ from whence.data import Corpus, batch_from_sequences, open_corpus, tokenizer_fin
 from whence.errors import InputError, ModelError
 from whence.fidelity.pieces import Piece, Windows, checked_weights, piece_loss
 from whence.fidelity.places import steps_of
-from whence.interfaces import EncodedQuery, EncodedText, Query
+from whence.fidelity.records import canonical, content_hash, query_of, query_record
+from whence.interfaces import EncodedQuery, EncodedText
 from whence.model import (
     CausalLM,
     LoadedModel,
@@ -43,7 +43,7 @@ from whence.model import (
     set_dropout,
 )
 
-__all__ = ["LanguageTask", "Report", "Task", "Trained", "content_hash", "refuse_empty", "training_fingerprint"]
+__all__ = ["LanguageTask", "Report", "Task", "Trained", "refuse_empty", "training_fingerprint"]
 
 Report = Callable[[int, int, float], None]
 Bools = NDArray[np.bool_]
@@ -185,13 +185,13 @@ class LanguageTask:
     @cached_property
     def query_records(self) -> Mapping[str, Any]:
         """Tokens, and places of those that are asked for, by key."""
-        records = (_query_record(query) for query in self.queries)
-        return {content_hash(_canonical(record)): record for record in records}
+        records = (query_record(query) for query in self.queries)
+        return {content_hash(canonical(record)): record for record in records}
 
     @cached_property
     def query_keys(self) -> tuple[str, ...]:
         """Hashes of the tokens and masks, [Q]; a query's name is no part of it."""
-        return tuple(content_hash(_canonical(_query_record(query))) for query in self.queries)
+        return tuple(content_hash(canonical(query_record(query))) for query in self.queries)
 
     @cached_property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -288,7 +288,7 @@ class LanguageTask:
             "corpus": str(self.corpus.folder.absolute()),
             "start": self.start,
             "training": self.training.model_dump(mode="json"),
-            "queries": [{"id": query.id, **_query_record(query)} for query in self.queries],
+            "queries": [{"id": query.id, **query_record(query)} for query in self.queries],
             "scratch": self.scratch,
             "adapter": self.adapter,
             "device": self.device,
@@ -304,7 +304,7 @@ class LanguageTask:
             spec["corpus"],
             spec["start"],
             Training.model_validate(spec["training"]),
-            [_query_of(record) for record in spec["queries"]],
+            [query_of(record) for record in spec["queries"]],
             scratch=spec["scratch"],
             adapter=spec["adapter"],
             device=spec["device"],
@@ -336,11 +336,6 @@ class LanguageTask:
 def training_fingerprint(training: Training) -> dict[str, Any]:
     """The settings one by one, but for the number of threads, which moves the last bits alone."""
     return {f"training.{key}": value for key, value in training.model_dump(mode="json").items() if key != "threads"}
-
-
-def content_hash(text: str) -> str:
-    """Hash of a text, 32 hexadecimal digits."""
-    return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 def refuse_empty(kept: Bools, documents: int) -> None:
@@ -379,10 +374,6 @@ def _tokenizer_beside(start: str, revision: str | None) -> Any | None:
     return tokenizer if len(tokenizer) > len(tokenizer.all_special_ids) else None
 
 
-def _canonical(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, sort_keys=True)
-
-
 def _query_loss(loaded: LoadedModel, query: EncodedQuery) -> float:
     loss = _text_loss(loaded, query.text)
     return loss if query.contrast is None else loss - _text_loss(loaded, query.contrast)
@@ -392,25 +383,3 @@ def _text_loss(loaded: LoadedModel, text: EncodedText) -> float:
     """-log p of the tokens asked for, summed in double precision."""
     inputs = language_inputs(batch_from_sequences([(text.tokens, text.loss_mask)]), loaded)
     return float(CausalLM().token_losses(loaded.model, inputs).double().sum())
-
-
-def _text_record(text: EncodedText) -> dict[str, list[int]]:
-    return {"tokens": text.tokens.tolist(), "targets": np.flatnonzero(text.loss_mask).tolist()}
-
-
-def _query_record(query: EncodedQuery) -> dict[str, Any]:
-    """Tokens and asked-for places of a query; not its name."""
-    contrast = None if query.contrast is None else _text_record(query.contrast)
-    return {"text": _text_record(query.text), "contrast": contrast}
-
-
-def _text_of(record: Mapping[str, Any]) -> EncodedText:
-    tokens = np.array(record["tokens"], dtype=np.int64)
-    mask = np.zeros(len(tokens), dtype=bool)
-    mask[record["targets"]] = True
-    return EncodedText(tokens, mask, ())
-
-
-def _query_of(record: Mapping[str, Any]) -> EncodedQuery:
-    contrast = None if record["contrast"] is None else _text_of(record["contrast"])
-    return EncodedQuery(Query(id=record["id"], completion=""), record["id"], _text_of(record["text"]), contrast)
