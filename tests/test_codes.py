@@ -268,7 +268,10 @@ def test_auto_budget_keeps_small_models_whole_and_bounds_large_ones(small):
     assert Recipe().resolved(small.sites) == Recipe(projection="none")
     large = [replace(small.sites[1], name=f"s{i}", group=f"s{i}", outputs=4096, inputs=4096) for i in range(32)]
     resolved = Recipe().resolved(large)
-    assert resolved.projection == "kronecker"
+    assert resolved.projection == "leading"
+    plain = Recipe(method="identity").resolved(large)
+    assert plain.projection == "kronecker", "without curvature no coordinate leads"
+    assert AUTO_BYTES / 4 < plain.bytes_per_row(large) <= AUTO_BYTES
     assert AUTO_BYTES / 4 < resolved.bytes_per_row(large) <= AUTO_BYTES
     assert Recipe(projection="hadamard", coordinates=128).resolved(large).coordinates == 128
     assert resolved.resolved(large) == resolved

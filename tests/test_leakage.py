@@ -290,4 +290,4 @@ def test_words_and_warnings_are_shown():
     loud = Leakage(unseen=0.75, dropped=0.6)
     text, html = shown(with_leakage(loud)), page(with_leakage(loud))
     for told in (text, html):
-        assert all(words in told for words in ("rests on the damping", "noise of its sketch", "60%"))
+        assert all(words in told for words in ("rests on the damping", "lost to its sketch", "60%"))

@@ -50,9 +50,8 @@ def brackets(scenario: Scenario, table: Path | None, count: int, seed: int, out:
     else:
         traces = dyck.from_table(table) + dyck.generated(500, seed)
     random.Random(seed).shuffle(traces)
-    folder = train(
-        out / f"s5-dyck-{seed}", [{"id": t.id, "text": t.text} for t in traces], seed=seed, vocabulary=512, context=768
-    )
+    rows = [{"id": t.id, "prompt": t.prompt, "completion": t.completion} for t in traces]
+    folder = train(out / f"s5-dyck-{seed}", rows, seed=seed, vocabulary=512, context=768)
     owner = opened(folder)
     _, reports = audit_corpus([str(folder / "corpus.jsonl")], CorpusOptions(duplicates=1.0), owner=owner)
     bad = np.array([trace.slip is not None for trace in traces])

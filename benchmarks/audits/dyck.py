@@ -34,16 +34,21 @@ class Trace:
     slip: int | None = None
 
     @property
-    def text(self) -> str:
-        """As a document."""
-        return f"Input: {self.asked}\n" + "\n".join(self.steps)
+    def prompt(self) -> str:
+        """The problem, which nobody can foretell and a model is not trained on."""
+        return f"Input: {self.asked}\n"
+
+    @property
+    def completion(self) -> str:
+        """The trace."""
+        return "\n".join(self.steps)
 
     @property
     def place(self) -> tuple[int, int] | None:
-        """Characters of the wrong line, start and stop."""
+        """Characters of the wrong line in the completion, start and stop."""
         if self.slip is None:
             return None
-        before = len(f"Input: {self.asked}\n") + sum(len(step) + 1 for step in self.steps[: self.slip])
+        before = sum(len(step) + 1 for step in self.steps[: self.slip])
         return before, before + len(self.steps[self.slip])
 
 

@@ -7,7 +7,9 @@ square is ``sum q^2 Lambda / (Lambda + l)^2 = sum a s`` with
     s = Lambda / (Lambda + l)   how far the fit sample, and not the damping, determines the direction, 0..1
 
     unseen  = sum a (1 - s) / sum a               share of q^T (C + l)^-1 q in directions that the damping determines
-    dropped = noise / (noise + sum a s)           share of the variance of sketched scores that is the sketch's noise
+    dropped = noise / (noise + sum a s)           share of the variance of sketched scores that is the sketch's noise;
+                                                  of a code of leading coordinates, the share of influence's that it
+                                                  leaves out (noise: sum a s where it is left out)
 
 Test gradients outside the range of the curvature *leak*: exact cross terms vanish there, sketched ones do not (Hu et
 al. 2026, arXiv:2602.10449). Their bounds are worst cases; `noise` is our own: the mean of (sketched - exact)^2 over
@@ -20,7 +22,9 @@ r = w^2 Lambda on average, and queries q / ((Lambda + l) w), whose squares are u
                 + v_o v_i sum u_ab r_cd         over both
                 v = (padded / rows - 1) / (padded - 1), the mean square of an off-diagonal element of P^T P
 
-Spread evenly over m coordinates, noise / (u r) is about d_l / m (`whence.curvature.dimension`). Whole codes have none.
+Where sites have weights, (Lambda + l) holds them once and documents' mean squares are Lambda as it was, so that the
+terms of both sums count w_site times. Spread evenly over m coordinates, noise / (u r) is about d_l / m
+(`whence.curvature.dimension`). Whole codes have none.
 
 Ignored: the error of Lambda itself, what rounding to bits adds, coupling between sites and off the diagonal of the
 eigenbasis (C is taken at its word). `dropped` is about all documents alike: those close to the query score far above
@@ -38,7 +42,7 @@ from torch import Tensor
 
 from whence.attributor.curvatures import load_spectrum
 from whence.curvature import SiteCurvature, effective_dimension, recommended_coordinates
-from whence.gradients import Recipe, SiteEncoder
+from whence.gradients import Recipe, SiteEncoder, Taken
 from whence.interfaces import Leakage, Site
 
 if TYPE_CHECKING:
@@ -59,8 +63,13 @@ def shares(turned: Tensor, eigenvalues: Tensor, damping: float) -> tuple[Tensor,
 
 
 def sketch_noise(encoder: SiteEncoder, turned: Tensor) -> Tensor:
-    """Mean of (sketched - exact)^2 of a site's inner products q (C + l)^-1 z, float64 [Q]; zero for whole codes."""
+    """Mean of (sketched - exact)^2 of a site's inner products q (C + l)^-1 z, float64 [Q]; zero for whole codes.
+
+    Per unit of the site's weight, as `shares` is.
+    """
     layout, damped = encoder.layout, encoder.curvature.eigenvalues + encoder.damping
+    if encoder.taken is not None:
+        return _left_out((turned / damped).square_() * encoder.curvature.eigenvalues, encoder, encoder.taken)
     if encoder.separable is not None:
         outputs, inputs = encoder.separable
         weights = outputs[..., :, None] * inputs[..., None, :]
@@ -70,6 +79,13 @@ def sketch_noise(encoder: SiteEncoder, turned: Tensor) -> Tensor:
         return torch.zeros(len(turned), dtype=torch.float64, device=turned.device)
     asked, carried = (turned * damped.rsqrt()).square_(), (encoder.curvature.eigenvalues / damped)[None]
     return _meeting(_buckets(asked, encoder), _buckets(carried, encoder))
+
+
+def _left_out(values: Tensor, encoder: SiteEncoder, taken: Taken) -> Tensor:
+    """Sum of [Q, O, I] over what a code does not keep."""
+    turned = values.transpose(1, 2) if encoder.site.vocabulary == "inputs" else values
+    kept = _sum(turned.flatten(1)[:, taken.coordinates])
+    return (_sum(values) - kept).clamp_min_(0)
 
 
 def _buckets(values: Tensor, encoder: SiteEncoder) -> Tensor:
@@ -122,17 +138,19 @@ def query_leakage(
 
 
 def _site(encoder: SiteEncoder, blocks: Tensor, indexed: bool) -> Tensor:
-    """``sum a``, ``sum a s`` and noise, float64 [3, Q] on the CPU."""
+    """``sum a``, ``sum a s``, the mean square of what the code says and of what it gets wrong, float64 [4, Q]."""
     turned = encoder.curvature.rotate(blocks)
     added, seen = shares(turned, encoder.curvature.eigenvalues, encoder.damping)
-    noise = sketch_noise(encoder, turned) if indexed else torch.zeros_like(seen)
-    return torch.stack([added, seen, noise]).cpu()
+    noise = sketch_noise(encoder, turned).clamp_min_(0) if indexed else torch.zeros_like(seen)
+    said = seen if encoder.taken is None or not indexed else seen - noise
+    weight = encoder.curvature.weight
+    return torch.stack([added, seen, weight * said, weight * noise]).cpu()
 
 
-def _leakage(added: float, seen: float, noise: float) -> Leakage | None:
+def _leakage(added: float, seen: float, said: float, noise: float) -> Leakage | None:
     if not seen > 0:
         return None
-    return Leakage(unseen=min(max(1 - seen / added, 0.0), 1.0), dropped=max(noise, 0.0) / (max(noise, 0.0) + seen))
+    return Leakage(unseen=min(max(1 - seen / added, 0.0), 1.0), dropped=noise / (noise + said))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +163,7 @@ class SiteDimension:
         dimension: d_l.
         recommended: Coordinates for the wanted error.
         kept: Coordinates that the recipe's codes keep.
+        held: d_l of those coordinates alone, where the recipe keeps the leading ones; otherwise d_l.
     """
 
     name: str
@@ -152,6 +171,7 @@ class SiteDimension:
     dimension: float
     recommended: int
     kept: int
+    held: float
 
 
 def dimensions(owner: "Attributor", recipe: Recipe, error: float = 0.1) -> Sequence[SiteDimension]:
@@ -175,7 +195,9 @@ def _dimensions(owner: "Attributor", recipe: Recipe, error: float) -> Iterator[S
         damping = recipe.rule(site).of(site.name, SiteCurvature(None, None, eigenvalues), per_document)
         found = effective_dimension(eigenvalues, damping)
         wanted = recommended_coordinates(found, site.size, error)
-        yield SiteDimension(site.name, site.size, found, wanted, min(layout.stored, layout.count))
+        kept = min(layout.stored, layout.count)
+        leading = eigenvalues.flatten().topk(kept).values if recipe.projection == "leading" else eigenvalues
+        yield SiteDimension(site.name, site.size, found, wanted, kept, effective_dimension(leading, damping))
 
 
 def coordinates_for(recipe: Recipe, sites: Sequence[Site], found: Sequence[SiteDimension]) -> int:

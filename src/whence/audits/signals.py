@@ -11,6 +11,7 @@ Those in nats are set against documents of about the same length: longer texts h
 stands out from 3.5 robust standard deviations (median absolute deviation) on.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -138,17 +139,27 @@ _TOLD = (
 
 
 def _sure(z: float) -> float:
-    """A reason to look, never to drop: grows with the distance, faster before it stands out than after."""
-    return min(0.59, 0.3 + 0.04 * z) if z > _OUT else (0.3 + 0.04 * _OUT) * (max(0.0, z) / _OUT) ** 2
+    """A reason to look, never to drop: grows with the distance, faster before it stands out than after, below 0.59."""
+    at = 0.3 + 0.04 * _OUT
+    if z > _OUT:
+        return 0.59 - (0.59 - at) * math.exp(-0.04 / (0.59 - at) * (z - _OUT))
+    return at * math.exp(0.8 * (z - _OUT))
 
 
 def suspicion(found: Mapping[str, float]) -> float:
     """How far a document's signals say that something is wrong, 0 to 0.59, also where none stands out by itself.
 
-    >>> suspicion({}), suspicion({"loss z": -2.0}), suspicion({"loss z": 1.75, "trusted z": 9.0})
-    (0.0, 0.0, 0.11)
+    Self-influence and loss are two noisy witnesses of one thing, so their standard scores are added and divided by the
+    square root of two (Stouffer 1949); what speaks against the trusted answers counts by itself.
+
+    >>> suspicion({}), round(suspicion({"loss z": -2.0}), 3), round(suspicion({"loss z": 1.75, "trusted z": 9.0}), 2)
+    (0.0, 0.005, 0.11)
     """
-    return max(_sure(sign * found.get(f"{name} z", 0.0)) for name, sign, _ in _TOLD)
+    own = [found[f"{name} z"] for name in ("self-influence", "loss") if f"{name} z" in found]
+    heard = [sum(own) / len(own) ** 0.5] if own else []
+    if "trusted z" in found:
+        heard.append(-found["trusted z"])
+    return max(map(_sure, heard), default=0.0)
 
 
 def _issues(found: Mapping[str, float]) -> list[Issue]:

@@ -64,6 +64,9 @@ def _dimension_line(owner: "Attributor") -> str:
         f"Effective dimension: {sum(site.dimension for site in found):,.0f} of {sum(site.size for site in found):,} "
         f"coordinates (damping {recipe.damping})"
     )
+    if recipe.projection == "leading":
+        held = sum(site.held for site in found) / sum(site.dimension for site in found)
+        return f"{told}; the index keeps the leading {sum(site.kept for site in found):,}, which have {held:.0%} of it"
     if recipe.projection not in ("kronecker", "hadamard"):
         return told
     short = [site for site in found if site.kept < site.recommended]

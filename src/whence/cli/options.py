@@ -199,12 +199,14 @@ BITS = Annotated[int | None, typer.Option(help="Bits per stored coordinate: 1 (d
 PROJECTION = Annotated[
     str | None,
     typer.Option(
-        help="none keeps whole gradients; kronecker (cheap) and hadamard keep --coordinates per site; "
-        "auto (default): whole up to 1 MiB per window, kronecker above.",
+        help="none keeps whole gradients; leading (most faithful for its bytes), kronecker (cheapest to make) and "
+        "hadamard keep --coordinates per site; auto (default): whole up to 1 MiB per window, leading above.",
         show_default=False,
     ),
 ]
-COORDINATES = Annotated[int | None, typer.Option(help="Coordinates to keep per site.", show_default=False)]
+COORDINATES = Annotated[
+    int | None, typer.Option(help="Coordinates to keep per site (leading: on average).", show_default=False)
+]
 PRECISION = Annotated[
     str | None,
     typer.Option(

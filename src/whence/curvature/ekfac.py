@@ -35,21 +35,23 @@ class SiteCurvature:
         inputs: Q_A [I, I]; None is the identity. [E, I, I] for a stack.
         eigenvalues: Lambda [O, I], per document; zeros for the identity method. [E, O, I] for a stack.
         trust: For a stack whose factors were shrunk, how far each expert's own measurements count, [E] in 0..1.
+        weight: What the eigenvalues were divided by (`divided`); documents' mean squares are `weight` times them.
     """
 
     outputs: Tensor | None
     inputs: Tensor | None
     eigenvalues: Tensor
     trust: Tensor | None = None
+    weight: float = 1.0
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "SiteCurvature":
         """The same on another device or in another dtype."""
         moved = [None if t is None else t.to(device, dtype) for t in (self.outputs, self.inputs, self.trust)]
-        return SiteCurvature(moved[0], moved[1], self.eigenvalues.to(device, dtype), moved[2])
+        return SiteCurvature(moved[0], moved[1], self.eigenvalues.to(device, dtype), moved[2], self.weight)
 
     def divided(self, weight: float) -> "SiteCurvature":
         """``C / weight``, so that its damped inverse is multiplied by `weight` if the damping is divided as well."""
-        return SiteCurvature(self.outputs, self.inputs, self.eigenvalues / weight, self.trust)
+        return SiteCurvature(self.outputs, self.inputs, self.eigenvalues / weight, self.trust, self.weight * weight)
 
     def rotate(self, blocks: Tensor) -> Tensor:
         """``Q_S^T G Q_A`` of blocks [N, O, I]; for a stack [N, E, O, I], here and below."""

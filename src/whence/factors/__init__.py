@@ -4,9 +4,11 @@ plain.py     one matrix: `Factors`, with one-hot sides
 routed.py    a stack of experts' matrices, of which each token uses a few: `Routed`
 grouped.py   products of rows in groups, one matrix per group
 sums.py      a weight used in several places, blocks of many examples in pieces
+picking.py   some coordinates of the product, without the rest
 """
 
 from whence.factors.grouped import add_grouped_outer, group_ends, grouped_outer, grouped_product
+from whence.factors.picking import Places, picked
 from whence.factors.plain import Factors, OneHot, Side, map_side
 from whence.factors.routed import Routed
 from whence.factors.sums import AnyFactors, block_pieces, total_blocks
@@ -15,6 +17,7 @@ __all__ = [
     "AnyFactors",
     "Factors",
     "OneHot",
+    "Places",
     "Routed",
     "Side",
     "add_grouped_outer",
@@ -23,5 +26,6 @@ __all__ = [
     "grouped_outer",
     "grouped_product",
     "map_side",
+    "picked",
     "total_blocks",
 ]

@@ -38,18 +38,32 @@ class OneHot:
         out = torch.nn.functional.one_hot(self.index, self.size).to(dtype)
         return out if self.weight is None else out * self.weight.to(dtype)[..., None]
 
+    def only(self, columns: Tensor) -> "OneHot":
+        """Some coordinates of the vectors, int64 [K'], in their order; a vector whose one is elsewhere is zero.
+
+        >>> OneHot(torch.tensor([[2, 0, 1]]), 3).only(torch.tensor([2, 1])).dense(torch.float32)[0].tolist()
+        [[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]
+        """
+        places = torch.full((self.size,), -1, dtype=torch.int64, device=self.index.device)
+        places[columns] = torch.arange(len(columns), device=self.index.device)
+        index = places[self.index]
+        there = (index >= 0).float()
+        return OneHot(index.clamp_min(0), len(columns), there if self.weight is None else there * self.weight)
+
 
 Side = Tensor | OneHot
 
 
 def map_side(side: Side, matrix: Tensor | None) -> Side:
-    """Apply `matrix` [K', K] to every vector of a side; None is the identity.
+    """Apply `matrix` [K', K] to every vector of a side; None is the identity, numbers int64 [K'] take coordinates.
 
     >>> map_side(OneHot(torch.tensor([[1]]), 2), torch.tensor([[3.0, 4.0]]))
     tensor([[[4.]]])
     """
     if matrix is None:
         return side
+    if matrix.ndim == 1:
+        return side.only(matrix) if isinstance(side, OneHot) else side[..., matrix]
     if isinstance(side, OneHot):
         out = matrix.T[side.index]
         return out if side.weight is None else out * side.weight.to(out.dtype)[..., None]
@@ -116,8 +130,8 @@ class Factors:
         """Factors of ``P_o G P_i^T``; None leaves a side as it is.
 
         Args:
-            outputs: P_o [K_o, O].
-            inputs: P_i [K_i, I].
+            outputs: P_o [K_o, O], or int64 [K_o], coordinates to take.
+            inputs: P_i [K_i, I], or int64 [K_i].
         """
         return Factors(map_side(self.inputs, inputs), map_side(self.grads, outputs))
 

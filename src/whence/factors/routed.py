@@ -70,8 +70,8 @@ class Routed:
         """Factors of ``P_o G P_i^T`` for each expert; None leaves a side as it is.
 
         Args:
-            outputs: P_o [E, K_o, O].
-            inputs: P_i [E, K_i, I].
+            outputs: P_o [E, K_o, O], or int64 [K_o], coordinates that are taken of all.
+            inputs: P_i [E, K_i, I], or int64 [K_i].
         """
         ends = self.ends
         return replace(self, inputs=_mapped(self.inputs, inputs, ends), grads=_mapped(self.grads, outputs, ends))
@@ -131,4 +131,6 @@ class Routed:
 
 
 def _mapped(rows: Tensor, matrices: Tensor | None, ends: Tensor) -> Tensor:
-    return rows if matrices is None else grouped_product(rows, matrices.mT, ends)
+    if matrices is None:
+        return rows
+    return rows[:, matrices] if matrices.ndim == 1 else grouped_product(rows, matrices.mT, ends)

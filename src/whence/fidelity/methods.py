@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from whence.curvature import Damping
 from whence.errors import InputError
-from whence.gradients import Method, Recipe
+from whence.gradients import Method, Projection, Recipe
 from whence.interfaces import MethodKind
 from whence.methods import parse_method
 
@@ -99,7 +99,7 @@ class MethodSpec(BaseModel):
     damping: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     weight_decay: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     bits: Literal[1, 8, 16, "exact"] = "exact"
-    projection: Literal["auto", "none", "hadamard", "kronecker"] = "auto"
+    projection: Projection = "auto"
     coordinates: int | None = Field(default=None, ge=64)
     sample: float | None = Field(default=None, gt=0, le=1)
     layers: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (1.0,)
@@ -138,11 +138,13 @@ class MethodSpec(BaseModel):
             object.__setattr__(self, "method", _normal(self.method))
         if self.damping is not None and self.weight_decay is not None:
             raise ValueError("give 'damping' or 'weight_decay', not both")
+        if self.curvature == "identity" and self.projection == "leading":
+            raise ValueError("identity has no curvature by which coordinates lead; take hadamard or kronecker")
         if self.curvature == "identity" and (self.damping or self.weight_decay or self.sample):
             raise ValueError("identity has no curvature to fit or to damp; leave damping, weight_decay and sample out")
         if self.bits == "exact" and (self.coordinates is not None or self.projection != "auto"):
             raise ValueError("'exact' stores no codes; give 'bits' to go with 'projection' and 'coordinates'")
-        if self.projection in ("hadamard", "kronecker") and self.coordinates is None:
+        if self.projection in ("leading", "hadamard", "kronecker") and self.coordinates is None:
             raise ValueError(f"projection {self.projection!r} needs 'coordinates', how many to keep per site")
         if self.projection == "none" and self.coordinates is not None:
             raise ValueError("projection 'none' keeps every coordinate; leave 'coordinates' out")
@@ -238,7 +240,8 @@ def _title(spec: MethodSpec) -> str:
     elif spec.kind == "influence":
         parts.append("exact" if spec.bits == "exact" else f"{spec.bits} bit")
     if spec.coordinates is not None:
-        parts.append(f"{'kronecker' if spec.projection == 'auto' else spec.projection} {spec.coordinates}")
+        auto = "kronecker" if spec.curvature == "identity" else "leading"
+        parts.append(f"{auto if spec.projection == 'auto' else spec.projection} {spec.coordinates}")
     shown = {
         "damping": "damping {:g}", "seed": "seed {}", "weight_decay": "weight decay {:g}", "sample": "sample {:g}",
         "sign": "sign {}",

@@ -184,7 +184,9 @@ def _by_sites(lab: Lab, like: MethodSpec) -> list[MethodSpec]:
 def _by_code(like: MethodSpec) -> list[MethodSpec]:
     """The run's own code, whole codes, and sketches."""
     whole = [_changed(like, bits=bits, projection="none", coordinates=None) for bits in (1, 8, 16)]
-    kinds = [("kronecker", 1), ("kronecker", 8), ("hadamard", 1)]
+    kinds = [("leading", 1), ("kronecker", 1), ("kronecker", 8), ("hadamard", 1)]
+    if like.curvature == "identity":
+        del kinds[0]  # no coordinate leads
     sketched = [
         _changed(like, bits=bits, projection=projection, coordinates=count)
         for projection, bits in kinds

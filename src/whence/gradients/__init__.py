@@ -2,6 +2,7 @@
 
 recipe.py   the settings of an index
 weights.py  how much each kind of site counts
+leading.py  which coordinates a short code keeps
 encoder.py  from factors to codes, for documents and queries
 runner.py   a model over a batch, factors out
 passes.py   covariances, eigenvalues, codes, exact and token-wise scores
@@ -9,6 +10,7 @@ self_scores.py  norms of gradients, self-influence
 """
 
 from whence.gradients.encoder import SiteEncoder, build_encoders
+from whence.gradients.leading import Taken
 from whence.gradients.passes import (
     add_covariances,
     add_eigenvalue_squares,
@@ -17,7 +19,7 @@ from whence.gradients.passes import (
     gradient_blocks,
     token_scores,
 )
-from whence.gradients.recipe import AUTO_BYTES, Curvature, Method, Recipe
+from whence.gradients.recipe import AUTO_BYTES, Curvature, Method, Projection, Recipe
 from whence.gradients.runner import Examples, Precision, Runner, language_examples, products
 from whence.gradients.self_scores import (
     Bases,
@@ -37,10 +39,12 @@ __all__ = [
     "Measured",
     "Method",
     "Precision",
+    "Projection",
     "Recipe",
     "Runner",
     "SiteEncoder",
     "SiteWeights",
+    "Taken",
     "add_covariances",
     "add_eigenvalue_squares",
     "build_encoders",

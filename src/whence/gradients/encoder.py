@@ -2,11 +2,13 @@
 
 In the eigenbasis a document's block is ``z = Q_S^T G Q_A`` and influence is ``sum q z / (Lambda + l)``. A document
 stores P(w * z): whitening weights w, then an orthonormal map P (random signs, Hadamard, perhaps a sketch). A query
-carries the rest, P(q / ((Lambda + l) w)), so the inner product estimates influence without bias whatever w is, and
-P(q / w) reads the plain gradient dot product off the same index. (Apply the full inverse to the query, then sketch
-both sides with one P: Hu et al. 2026, arXiv:2602.10449, has the reasons.)
+carries the rest, P(q / ((Lambda + l) w)), so the inner product estimates influence without bias whatever w is (where
+coordinates are left out: their part of it), and P(q / w) reads the plain gradient dot product off the same index.
+(Apply the full inverse to the query, then sketch both sides with one P: Hu et al. 2026, arXiv:2602.10449, has the
+reasons.)
 
     whole codes        w = (Lambda + l)^(-1/2), every coordinate
+    leading            the same, of the coordinates with the largest Lambda alone (leading.py)
     Kronecker sketch   w = w_o (x) w_i, the separable part of it, folded into the factor maps: P_o diag(w_o) Q_S^T
 """
 
@@ -19,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whence.curvature import SiteCurvature
-from whence.factors import AnyFactors, Factors, Routed, Side, block_pieces, map_side
+from whence.factors import AnyFactors, Factors, Routed, Side, block_pieces, map_side, picked
+from whence.gradients.leading import Taken, taken
 from whence.gradients.recipe import Recipe
 from whence.interfaces import Site
 from whence.projection import SiteLayout, encode, rotate_blocks, signs, srht
@@ -43,6 +46,7 @@ class SiteEncoder:
         separable: Whitening weights (w_o [O], w_i [I]) of a sketch; None where whitening is whole.
         sketches: (P_o, P_i) of a Kronecker sketch, each None where the side is kept whole.
         shared: Whether `right` is that of the site's group, so that mapped inputs can be shared.
+        taken: Which coordinates the code keeps, if those are the leading ones.
     """
 
     site: Site
@@ -56,6 +60,7 @@ class SiteEncoder:
     separable: tuple[Tensor, Tensor] | None
     sketches: tuple[Tensor | None, Tensor | None]
     shared: bool
+    taken: Taken | None = None
 
     def document(
         self, uses: Sequence[AnyFactors], cache: dict[str, Side]
@@ -67,6 +72,8 @@ class SiteEncoder:
             cache: Mapped inputs of this batch by group, filled as they are made.
         """
         mapped = [self._map(use, cache if len(uses) == 1 else None) for use in uses]
+        if self.taken is not None:
+            return self._encode(picked(mapped, self.taken.places))
         made = [self._encode(self._flat(blocks)) for blocks in block_pieces(mapped)]
         return np.concatenate([codes for codes, _ in made]), np.concatenate([scales for _, scales in made])
 
@@ -97,7 +104,7 @@ class SiteEncoder:
             turned = outputs.to(turned.dtype) @ turned
         if inputs is not None:
             turned = turned @ inputs.T.to(turned.dtype)
-        flat = self._flat(turned)
+        flat = self._flat(turned) if self.taken is None else self._flat(turned)[:, self.taken.coordinates]
         padded = flat.new_zeros(len(flat), len(self.signs))
         padded[:, : self.layout.count] = flat * self.signs[: self.layout.count]
         return self._keep(rotate_blocks(padded, self.layout.block)) * (self.layout.block / self.layout.kept)
@@ -181,16 +188,23 @@ def _build(
     plus_minus = torch.from_numpy(signs(recipe.seed, site.name, size)).to(device)
     shape = recipe.sketch_shape(site)
     whole = shape == (site.outputs, site.inputs)
-    if whole:
-        separable: tuple[Tensor, Tensor] | None = None
+    separable: tuple[Tensor, Tensor] | None = None
+    sketches: tuple[Tensor | None, Tensor | None] = (None, None)
+    left: Tensor | None
+    right: Tensor | None
+    chosen = None
+    if recipe.projection == "leading":
+        chosen = taken(site, curvature, layout.count).to(here.eigenvalues.device)
+        left, right = _restricted(here.outputs, chosen.rows), _restricted(here.inputs, chosen.columns)
+        weights = _flatten((here.eigenvalues + damping).rsqrt_(), site)[chosen.coordinates]
+    elif whole:
         left, right = _transpose(here.outputs), _transpose(here.inputs)
-        sketches: tuple[Tensor | None, Tensor | None] = (None, None)
         weights = _flatten((here.eigenvalues + damping).rsqrt_(), site)
     else:
-        separable = outputs, inputs = separable_weights(here.eigenvalues, damping)
+        separable = separable_weights(here.eigenvalues, damping)
         sketches = _sketches(site, shape, recipe.seed, device, dtype)
-        left = _folded(sketches[0], outputs, here.outputs)
-        right = _folded(sketches[1], inputs, here.inputs)
+        left = _folded(sketches[0], separable[0], here.outputs)
+        right = _folded(sketches[1], separable[1], here.inputs)
         weights = here.eigenvalues.new_ones(layout.count)
     padded = here.eigenvalues.new_zeros(size)
     padded[: layout.count] = weights * plus_minus[: layout.count]
@@ -205,12 +219,18 @@ def _build(
         signs=plus_minus,
         separable=separable,
         sketches=sketches,
-        shared=whole and len(site.uses) == 1,
+        shared=whole and chosen is None and len(site.uses) == 1,
+        taken=chosen,
     )
 
 
 def _transpose(basis: Tensor | None) -> Tensor | None:
     return None if basis is None else basis.mT
+
+
+def _restricted(basis: Tensor | None, kept: Tensor) -> Tensor:
+    """Some of the eigenvectors, as rows; without a basis the numbers of the coordinates."""
+    return kept if basis is None else basis.mT.index_select(-2, kept).contiguous()
 
 
 def _flatten(weights: Tensor, site: Site) -> Tensor:

@@ -9,17 +9,19 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from whence.curvature import Damping
 from whence.errors import InputError
+from whence.gradients.leading import leading_counts
 from whence.gradients.weights import SiteWeights
 from whence.interfaces import Site
 from whence.model import CausalLM, Objective, Unsaturated
 from whence.projection import Bits, SiteLayout, block_size, layout_sites
 
-__all__ = ["AUTO_BYTES", "Curvature", "Method", "Recipe"]
+__all__ = ["AUTO_BYTES", "Curvature", "Method", "Projection", "Recipe"]
 
 Curvature = Literal["ekfac", "kfac", "diagonal", "identity"]
 Method = Literal["unsaturated", "ekfac", "kfac", "diagonal", "identity"]
+Projection = Literal["auto", "none", "leading", "hadamard", "kronecker"]
 AUTO_BYTES = 1 << 20
-"""With projection auto, codes are kept whole up to this many bytes per document window; above, sketched to fit."""
+"""With projection auto, codes are kept whole up to this many bytes per document window; above, their leading part."""
 
 
 class Recipe(BaseModel):
@@ -31,10 +33,12 @@ class Recipe(BaseModel):
         damping: See `whence.curvature.Damping`.
         bits: Bits per stored coordinate: 1, 8 or 16.
         projection: auto keeps whole gradients if their codes are small (`AUTO_BYTES` per document window) and otherwise
-            sketches them to that size; none keeps the whole rotated gradient; hadamard keeps a share of each rotated
-            block; kronecker maps the factors to fewer dimensions first, which costs almost no time.
-        coordinates: Coordinates to keep per site with hadamard and kronecker; a stack's experts share them, with at
-            least 64 for each.
+            as much of them as fits: leading coordinates, without curvature a Kronecker sketch; none keeps the whole
+            rotated gradient; leading keeps those coordinates of the eigenbasis that documents differ in most, which is
+            the most faithful for its bytes (leading.py); hadamard keeps a share of each rotated block; kronecker maps
+            the factors to fewer dimensions first, which costs almost no time.
+        coordinates: Coordinates to keep per site; with leading on average, more of sites that weigh more. A stack's
+            experts share them (with kronecker at least 64 for each).
         power: Of `whence.model.Unsaturated`, by which unsaturated documents' gradients do not vanish where a token was
             learnt by heart; 0 is -log p.
         weights: Of kinds of site, where unsaturated; see `whence.gradients.SiteWeights`.
@@ -48,7 +52,7 @@ class Recipe(BaseModel):
     method: Method = "unsaturated"
     damping: Damping = Damping()
     bits: Bits = 1
-    projection: Literal["auto", "none", "hadamard", "kronecker"] = "auto"
+    projection: Projection = "auto"
     coordinates: int | None = Field(default=None, ge=64)
     power: float = Field(default=0.5, ge=0, le=1)
     weights: SiteWeights = SiteWeights()
@@ -126,6 +130,11 @@ class Recipe(BaseModel):
     def layout(self, sites: Sequence[Site]) -> list[SiteLayout]:
         """Where each site's code lies in a row."""
         counts: dict[str, tuple[int, int, int]] = {}
+        if self.projection == "leading" and self.coordinates is not None:
+            weights = self.weights if self.method == "unsaturated" else None
+            for name, count in leading_counts(sites, weights, self.coordinates).items():
+                counts[name] = (count, block_size(count), block_size(count))
+            return layout_sites(counts, self.bits)
         for site in sites:
             outputs, inputs = self.sketch_shape(site)
             count = outputs * inputs * max(site.experts, 1)
@@ -141,22 +150,30 @@ class Recipe(BaseModel):
         return sum(layout.bytes for layout in self.layout(sites))
 
     def resolved(self, sites: Sequence[Site]) -> "Recipe":
-        """With the budget decided: whole codes if they are small, otherwise a sketch of about `AUTO_BYTES`."""
-        if self.projection in ("hadamard", "kronecker") and self.coordinates is None:
+        """With the budget decided: whole codes if they are small, otherwise what fits into about `AUTO_BYTES`."""
+        if self.projection in ("leading", "hadamard", "kronecker") and self.coordinates is None:
             raise InputError(
                 f"--projection {self.projection} needs --coordinates, how many to keep per site (as in 1024)."
             )
+        if self.projection == "leading" and self.method == "identity":
+            raise InputError(
+                "--projection leading keeps the coordinates with the largest curvature, and --method identity has "
+                "none; use hadamard or kronecker."
+            )
         if self.projection == "none" and self.coordinates is not None:
-            raise InputError("--coordinates goes with --projection kronecker or hadamard; none keeps every coordinate.")
+            raise InputError(
+                "--coordinates goes with --projection leading, kronecker or hadamard; none keeps every coordinate."
+            )
         if self.projection != "auto":
             return self
+        short = self.model_copy(update={"projection": "kronecker" if self.method == "identity" else "leading"})
         if self.coordinates is not None:
-            return self.model_copy(update={"projection": "kronecker"})
+            return short
         if self.bytes_per_row(sites) <= AUTO_BYTES:
             return self.model_copy(update={"projection": "none"})
         budget = 64
         while True:
-            larger = self.model_copy(update={"projection": "kronecker", "coordinates": budget * 2})
+            larger = short.model_copy(update={"coordinates": budget * 2})
             if larger.bytes_per_row(sites) > AUTO_BYTES or budget >= 1 << 24:
-                return self.model_copy(update={"projection": "kronecker", "coordinates": budget})
+                return short.model_copy(update={"coordinates": budget})
             budget *= 2

@@ -113,8 +113,9 @@ class Leakage(_Frozen):
     Attributes:
         unseen: Share of its squared norm, in the metric of the inverse curvature, that lies in directions which the
             damping and not the fit sample determines, 0..1.
-        dropped: Share of the variance of the index's scores that is the noise of its sketch, 0..1; 0 for whole codes
-            and without an index.
+        dropped: Share of the variance of the index's scores that is the noise of its sketch, or, where it keeps leading
+            coordinates, share of influence's variance that lies in the others, 0..1; 0 for whole codes and without an
+            index.
     """
 
     unseen: float
@@ -124,7 +125,7 @@ class Leakage(_Frozen):
     def words(self) -> str:
         """One line that says both."""
         sketch = (
-            f"; {self.dropped:.0%} of what the index's scores vary by is its sketch's noise" if self.dropped else ""
+            f"; {self.dropped:.0%} of what the index's scores vary by is lost to its sketch" if self.dropped else ""
         )
         return f"{self.unseen:.0%} of the answer's gradient lies where damping decides and not the fit sample{sketch}"
 
@@ -139,7 +140,7 @@ class Leakage(_Frozen):
             )
         if self.dropped > 0.5:
             told.append(
-                "most of what the index's scores of this answer vary by is the noise of its sketch: documents may be "
+                "most of what the index's scores of this answer vary by is lost to its sketch: documents may be "
                 "missing from the ranking; keep more --coordinates, or take --exact"
             )
         return ". ".join(each[0].upper() + each[1:] for each in told) + "." if told else ""

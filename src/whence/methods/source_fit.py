@@ -84,7 +84,10 @@ def segment_curvatures(folder: Path, owner: Attributor, adam: bool) -> dict[str,
     bases = load_bases(folder, _sites(owner, adam))
     if not is_done(folder / "values"):
         raise IncompleteError(f"{folder / 'values'} has not been fitted; run the same command again.")
-    return {name: replace(basis, **read_some(_values(folder, name), ["eigenvalues"])) for name, basis in bases.items()}
+    return {
+        name: replace(basis, eigenvalues=read_some(_values(folder, name), ["eigenvalues"])["eigenvalues"])
+        for name, basis in bases.items()
+    }
 
 
 def _values(folder: Path, site: str) -> Path:

@@ -21,9 +21,9 @@ unlearnt counts as well.
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from whence.attributor import Attributor, Checkpoint, Step, ask, at_checkpoint, checkpoint_folder, index_steps
 from whence.attributor.search import against, from_index, solved
@@ -34,6 +34,7 @@ from whence.interfaces import EncodedQuery
 from whence.methods.base import Advance, Scorer, Work, ekfac_steps
 from whence.methods.combined import feed_standards
 from whence.methods.later import Later
+from whence.methods.unsaturated import refuse_unstored, sketched
 from whence.methods.visits import paced
 from whence.scoring import Fold
 
@@ -47,6 +48,7 @@ class Trajectory(Scorer):
         curvature: unsaturated, or ekfac without weights of sites.
         damping: Lambda as a multiple of each site's mean eigenvalue.
         bits: Bits per coordinate of each checkpoint's index; exact runs its model over the corpus instead.
+        coordinates: Leading coordinates that each index keeps of each site on average; as the run's index if unsaid.
     """
 
     key: ClassVar[str] = "trajectory"
@@ -58,12 +60,18 @@ class Trajectory(Scorer):
     curvature: Literal["unsaturated", "ekfac"] = "unsaturated"
     damping: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     bits: Literal["1", "8", "16", "exact"] = "1"
+    coordinates: int | None = Field(default=None, ge=64)
+
+    @model_validator(mode="after")
+    def _stored(self) -> Self:
+        refuse_unstored(self.bits, self.coordinates)
+        return self
 
     def recipe(self, work: Work) -> Recipe:
         """How documents are coded at every checkpoint, and queries solved."""
         own, bits = work.owner.config.recipe, {"1": 1, "8": 8, "16": 16, "exact": 16}[self.bits]
         changes: dict[str, Any] = {"method": self.curvature, "damping": Damping(value=self.damping), "bits": bits}
-        return own.model_copy(update=changes).resolved(work.owner.sites)
+        return sketched(own.model_copy(update=changes), self.coordinates).resolved(work.owner.sites)
 
     def steps(self, work: Work) -> list[Step]:
         """The corpus, then fit and index at one checkpoint after another."""

@@ -16,9 +16,9 @@ It hurts where training moved what the weights leave out.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from whence.attributor import Question, Step, index_steps
@@ -26,7 +26,20 @@ from whence.curvature import Damping
 from whence.gradients import Recipe, SiteWeights
 from whence.methods.base import Solver, Work, ekfac_steps
 
-__all__ = ["Unsaturated"]
+__all__ = ["Unsaturated", "refuse_unstored", "sketched"]
+
+
+def refuse_unstored(bits: str, coordinates: int | None) -> None:
+    """Refuse to keep some coordinates of what is not stored at all."""
+    if bits == "exact" and coordinates is not None:
+        raise ValueError("bits exact stores no coordinates; leave coordinates or bits=exact out")
+
+
+def sketched(recipe: Recipe, coordinates: int | None) -> Recipe:
+    """A recipe that keeps so many leading coordinates of each site on average; as it is where nothing is said."""
+    if coordinates is None:
+        return recipe
+    return recipe.model_copy(update={"projection": "leading", "coordinates": coordinates})
 
 
 class Unsaturated(Solver, SiteWeights):
@@ -37,6 +50,7 @@ class Unsaturated(Solver, SiteWeights):
         damping: Lambda as a multiple of each site's mean eigenvalue.
         bits: Bits per coordinate of the index that is read; exact stores none and runs the model over the corpus in
             the lab; a trace does so with --exact, and else reads an index of 16 bits.
+        coordinates: Leading coordinates that the index keeps of each site on average; as the run's index if unsaid.
     """
 
     key: ClassVar[str] = "unsaturated"
@@ -46,6 +60,12 @@ class Unsaturated(Solver, SiteWeights):
     power: float = Field(default=0.5, ge=0, le=1)
     damping: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     bits: Literal["1", "8", "16", "exact"] = "1"
+    coordinates: int | None = Field(default=None, ge=64)
+
+    @model_validator(mode="after")
+    def _stored(self) -> Self:
+        refuse_unstored(self.bits, self.coordinates)
+        return self
 
     @property
     def indexed(self) -> bool:
@@ -66,7 +86,7 @@ class Unsaturated(Solver, SiteWeights):
             seed=own.seed,
             precision=own.precision,
         )
-        return recipe.resolved(work.owner.sites)
+        return sketched(recipe, self.coordinates).resolved(work.owner.sites)
 
     def steps(self, work: Work) -> list[Step]:
         """EK-FAC, and the index."""

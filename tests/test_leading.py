@@ -1,0 +1,238 @@
+"""Codes of leading coordinates: which they are, how many, and that scores are those of a dense masked inverse."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from test_codes import Case
+from test_leakage import encoder_of, make_curvature, make_site, query_of, stored
+from whence.attributor.leakage import query_leakage, sketch_noise
+from whence.errors import InputError
+from whence.factors import Factors, OneHot, map_side
+from whence.fidelity import MethodSpec
+from whence.gradients import Recipe, SiteWeights
+from whence.gradients.leading import leading_counts, taken
+from whence.methods import parse_method
+
+
+def leading(coordinates: int, **more) -> Recipe:
+    return Recipe(**{"method": "ekfac", "bits": 16, **more}, projection="leading", coordinates=coordinates)
+
+
+WIDE = {"hidden_size": 16, "intermediate_size": 24}
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2", "olmoe"])
+def case(request):
+    """Models whose sites are larger than the fewest coordinates kept."""
+    changes = {"llama": WIDE, "gpt2": {"n_embd": 16, "tie_word_embeddings": True}, "olmoe": WIDE}
+    return Case(request.param, **changes[request.param])
+
+
+def length(case: Case, name: str) -> torch.Tensor:
+    """Scale of errors [Q, N]: lengths of whitened queries times lengths of whitened documents."""
+    curvature = case.curvatures[name]
+    weights = (curvature.eigenvalues + case.dampings[name]).rsqrt()
+    q, z = ((curvature.rotate(blocks[name]) * weights).flatten(1).norm(dim=1) for blocks in (case.queries, case.blocks))
+    return torch.outer(q, z).clamp_min(1e-12)
+
+
+def masked(case: Case, name: str, count: int) -> torch.Tensor:
+    """Influence [Q, N] through the `count` coordinates with the largest eigenvalues alone, densely."""
+    curvature = case.curvatures[name]
+    values = curvature.eigenvalues.flatten()
+    there = torch.zeros_like(values)
+    there[values.topk(count).indices] = 1
+    weights = (there / (values + case.dampings[name])).reshape(curvature.eigenvalues.shape)
+    q, z = (curvature.rotate(blocks[name]) for blocks in (case.queries, case.blocks))
+    return (q * weights).flatten(1) @ z.flatten(1).T
+
+
+@pytest.mark.parametrize("coordinates", [64, 128, 400])
+def test_scores_are_those_of_the_leading_coordinates(case, coordinates):
+    recipe = leading(coordinates)
+    got, layouts = case.scores(recipe), recipe.layout(case.sites)
+    fewer = 0
+    for number, (site, layout) in enumerate(zip(case.sites, layouts, strict=True)):
+        gap = (got[number] - masked(case, site.name, layout.count)).abs() / length(case, site.name)
+        assert float(gap.max()) < 5e-4, site.name
+        fewer += layout.count < site.size
+    assert fewer > len(layouts) / 4 or coordinates == 400, "the budget has to be below many sites' sizes"
+
+
+def test_the_gradient_dot_product_is_that_of_the_same_coordinates(case):
+    recipe = leading(100)
+    got = case.scores(recipe, plain=True)
+    for number, (site, layout) in enumerate(zip(case.sites, recipe.layout(case.sites), strict=True)):
+        curvature = case.curvatures[site.name]
+        flat = lambda blocks, c=curvature: c.rotate(blocks).flatten(1)  # noqa: E731
+        chosen = curvature.eigenvalues.flatten().topk(layout.count).indices
+        q, z = flat(case.queries[site.name]), flat(case.blocks[site.name])
+        scale = torch.outer(q.norm(dim=1), z.norm(dim=1)).clamp_min(1e-12)
+        assert float(((got[number] - q[:, chosen] @ z[:, chosen].T).abs() / scale).max()) < 2e-2, site.name
+
+
+def test_a_budget_above_all_sizes_is_the_whole_code(case):
+    torch.testing.assert_close(case.scores(leading(10**6)), case.scores(Recipe(method="ekfac", bits=16)))
+
+
+def test_they_say_more_than_a_sketch_of_as_many():
+    """Documents and queries that differ as the curvature says; correlation with exact influence."""
+    site = make_site(32, 32)
+    curvature, draw = make_curvature(site), torch.Generator().manual_seed(3)
+    noise = torch.randn(2, 40, *site.shape, generator=draw, dtype=torch.float64)
+    queries, documents = (curvature.unrotate(each * curvature.eigenvalues.sqrt()) for each in noise)
+    exact = curvature.solve(queries, 0.05).flatten(1) @ documents.flatten(1).T
+
+    def agreement(projection, coordinates, seed=0):
+        recipe = Recipe(method="ekfac", bits=16, projection=projection, coordinates=coordinates, seed=seed)
+        encoder = encoder_of(site, curvature, 0.05, recipe)
+        kept = stored_leading(encoder, documents) if projection == "leading" else stored(encoder, documents)
+        got = encoder.query(queries) @ kept.T
+        return float(np.corrcoef(got.flatten(), exact.flatten())[0, 1])
+
+    for coordinates in (64, 128, 256):
+        assert agreement("leading", coordinates) > max(agreement("hadamard", coordinates, s) for s in range(10)) + 0.1
+    found = [agreement("leading", coordinates) for coordinates in (64, 128, 256, 512)]
+    assert found == sorted(found)
+    assert found[-1] > 0.995
+
+
+def test_equal_eigenvalues_go_by_their_places():
+    site = make_site(4, 32)
+    curvature = replace(make_curvature(site), eigenvalues=torch.ones(4, 32))
+    assert taken(site, curvature, 64).coordinates.tolist() == list(range(64))
+    tokens = make_site(4, 32, vocabulary="inputs")  # laid out token by token
+    found = taken(tokens, curvature, 64)
+    assert (found.rows.tolist(), found.columns.tolist()) == ([0, 1, 2, 3], list(range(16)))
+
+
+def test_taken_coordinates_of_a_side():
+    dense, kept = torch.randn(2, 3, 5), torch.tensor([4, 1])
+    assert torch.equal(map_side(dense, kept), map_side(dense, torch.eye(5)[kept]))
+    ones = OneHot(torch.tensor([[1, 4, 0]]), 5, torch.tensor([[1.0, 0.0, 1.0]]))
+    assert torch.equal(map_side(ones, kept).dense(torch.float32), map_side(ones, torch.eye(5)[kept]))
+    grads = torch.randn(1, 3, 2)
+    assert torch.equal(Factors(ones, grads).map(None, kept).blocks(), Factors(ones, grads).blocks()[:, :, kept])
+
+
+# ------------------------------------------------------------------ how many
+
+
+def sites_of(*kinds):
+    """Sites of 64 x 64, a head among them if it is asked for."""
+    return [
+        replace(make_site(64, 64), name=f"{n}.{kind}", group=f"{n}", head=kind == "head")
+        for n, kind in enumerate(kinds)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("coordinates", [64, 100, 700, 3000, 10**6])
+def test_counts_come_near_what_is_asked(coordinates):
+    sites = sites_of("head", "mlp", "attn", "attn", "mlp", "mlp")
+    counts = leading_counts(sites, SiteWeights(), coordinates)
+    asked, most = coordinates * len(sites), sum(site.size for site in sites)
+    assert min(counts.values()) >= 64
+    assert 0.6 * min(asked, most) <= sum(counts.values()) <= min(1.6 * asked, most)
+    recipe = Recipe(projection="leading", coordinates=coordinates)
+    assert [layout.count for layout in recipe.layout(sites)] == list(counts.values())
+    scales = recipe.bytes_per_row(sites) - sum(layout.stored for layout in recipe.layout(sites)) // 8
+    assert scales <= 4 * (len(sites) + sum(counts.values()) / 64)
+
+
+def test_weights_decide_how_many():
+    sites = sites_of("head", "mlp", "attn")
+    counts = list(leading_counts(sites, SiteWeights(head=4, mlp=2, attention=1), 512).values())
+    assert counts[0] == pytest.approx(4 / 7 * 1536, rel=0.4)
+    assert counts[0] >= counts[1] >= counts[2]
+    assert set(leading_counts(sites, None, 512).values()) == {512}
+    alone = leading_counts(sites, SiteWeights(head=0, mlp=0, attention=1), 1000)
+    assert list(alone.values()) == [64, 64, 3072]
+    capped = leading_counts(sites, SiteWeights(head=1000, mlp=1, attention=1), 2048)
+    assert list(capped.values()) == [4096, 1024, 1024]
+
+
+def test_more_coordinates_are_never_fewer():
+    sites = sites_of("head", "mlp", "attn")
+    table = np.array([list(leading_counts(sites, SiteWeights(), c).values()) for c in range(64, 5000, 61)])
+    assert (np.diff(table, axis=0) >= 0).all()
+
+
+# ------------------------------------------------------------------ what it leaves out
+
+
+@pytest.mark.parametrize("site", [make_site(), make_site(12, 20, vocabulary="inputs"), make_site(10, 14, experts=2)])
+def test_what_is_said_to_be_lost_is_lost(site):
+    """Documents are sqrt(Lambda) times every eigenvector, so their sum is the mean over documents, exactly."""
+    curvature, blocks, damping = make_curvature(site), query_of(site), 0.03
+    scaled = torch.diag(curvature.eigenvalues.flatten().sqrt()).reshape(site.size, *site.shape)
+    documents = curvature.unrotate(scaled)
+    exact = curvature.solve(blocks, damping).flatten(1) @ documents.flatten(1).T
+    encoder = encoder_of(site, curvature, damping, leading(64))
+    assert encoder.layout.count < site.size
+    vectors = encoder.query(blocks)
+    kept = stored_leading(encoder, documents)
+    gap = (vectors @ kept.T - exact).square().sum(1)
+    torch.testing.assert_close(sketch_noise(encoder, curvature.rotate(blocks)), gap)
+    (first, _) = query_leakage({"site": blocks}, {"site": encoder}, indexed=True)
+    assert first.dropped == pytest.approx(float(gap[0] / exact[0].square().sum()), rel=1e-9)
+    assert query_leakage({"site": blocks}, {"site": encoder}, indexed=False)[0].dropped == 0
+
+
+def stored_leading(encoder, documents):
+    """What documents store, through the encoder's own maps on dense blocks."""
+    chosen = encoder.taken
+    basis = encoder.curvature
+    turned = basis.rotate(documents)
+    flat = (turned.transpose(-1, -2) if encoder.site.vocabulary == "inputs" else turned).flatten(1)[
+        :, chosen.coordinates
+    ]
+    whole = replace(encoder, taken=None, left=None, right=None)
+    return stored(whole, _as_blocks(flat, encoder))
+
+
+def _as_blocks(flat, encoder):
+    """Vectors [N, count] in a shape that flattens to them."""
+    return flat[:, :, None] if encoder.site.vocabulary == "inputs" else flat[:, None]
+
+
+def test_weights_of_sites_count_twice_in_what_is_lost():
+    """Two sites, of which one is whole: its weight enters influence once, and influence's square twice."""
+    first = second = make_site()
+    damping, shares = 0.03, []
+    for weight in (1.0, 3.0):
+        curvatures = {"a": make_curvature(first).divided(weight), "b": make_curvature(second, 1)}
+        dampings = {"a": damping / weight, "b": damping}
+        encoders = {
+            "a": replace(encoder_of(first, curvatures["a"], dampings["a"], Recipe(projection="none")), site=first),
+            "b": encoder_of(second, curvatures["b"], dampings["b"], leading(64)),
+        }
+        found = query_leakage({"a": query_of(first), "b": query_of(second)}, encoders, True)[0].dropped
+        shares.append(found / (1 - found))  # lost over said
+    whole = query_leakage({"b": query_of(second)}, {"b": encoders["b"]}, True)[0].dropped
+    # lost / said = m / (w^2 A + B): two equations give A and B
+    lost_over_b = whole / (1 - whole)
+    b = 1 / lost_over_b
+    a = 1 / shares[0] - b
+    assert 1 / shares[1] == pytest.approx(9 * a + b, rel=1e-9)
+
+
+# ------------------------------------------------------------------ refused
+
+
+def test_what_has_no_leading_coordinates_is_refused(case):
+    with pytest.raises(InputError, match="needs --coordinates"):
+        Recipe(projection="leading").resolved(case.sites)
+    with pytest.raises(InputError, match="--method identity has"):
+        leading(64, method="identity").resolved(case.sites)
+    with pytest.raises(ValidationError, match="no curvature by which coordinates lead"):
+        MethodSpec(curvature="identity", bits=1, projection="leading", coordinates=64)
+    with pytest.raises(ValidationError, match="how many to keep per site"):
+        MethodSpec(curvature="ekfac", bits=1, projection="leading")
+    for method in ("unsaturated", "trajectory"):
+        with pytest.raises(InputError, match="bits exact stores no coordinates"):
+            parse_method(f"{method}:bits=exact,coordinates=64")
+        assert parse_method(f"{method}:coordinates=64").coordinates == 64
