@@ -44,7 +44,7 @@ class UnlearnSettings:
     Attributes:
         strength: Of newton's step; None is what reaches the level (1 without one), if that does little harm.
         harm: Most rise of the kept texts' mean -log p per token that such a search allows newton, nats.
-        rate: Learning rate of the others; None is a third of training's, for dmm four fifths that fall to nearly none.
+        rate: Learning rate of the others; None is a third of training's, for dmm all of it, falling to nearly none.
         steps: Most steps of the others.
         beta: Of NPO.
         retain: Weight of the kept texts' loss.
@@ -180,7 +180,7 @@ def unlearn(
 def _training(training: Training, settings: UnlearnSettings, method: UnlearningMethod) -> Training:
     """Steps with the optimizer of training, at a constant rate; dmm's, which has somewhere to arrive, falls."""
     share, shape = (
-        (4 / 5, {"schedule": "cosine", "final": 0.05}) if method == "dmm" else (1 / 3, {"schedule": "constant"})
+        (1.0, {"schedule": "cosine", "final": 0.05}) if method == "dmm" else (1 / 3, {"schedule": "constant"})
     )
     rate = training.learning_rate * share if settings.rate is None else settings.rate
     optimizer = "adamw" if training.full_batch else training.optimizer

@@ -92,7 +92,7 @@ def intervene(
     rate: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate of ascent and npo (default: a third of training's) and dmm (default: four fifths).",
+            help="Learning rate of ascent and npo (default: a third of training's) and dmm (default: training's).",
             show_default=False,
         ),
     ] = None,
