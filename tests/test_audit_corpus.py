@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -14,6 +15,8 @@ from rich.console import Console
 from audit_world import train, world
 from browser import browsing, opens, sorts
 from command_line import launch
+from conftest import WORD_COUNT, WORDS, causal_lm, save_model
+from whence import Attributor
 from whence.audits import CorpusOptions, apply_audit, audit_corpus, review_sample, take_review, undo
 from whence.audits.carrying import carry, vote
 from whence.audits.corpus_rows import RawDocument, read_rows
@@ -618,3 +621,23 @@ def test_signals_are_made_once(tmp_path, monkeypatch):
         assert all({"trusted", "trusted z"} <= set(each) for each in more)
         patch.setattr("whence.attributor.exact_influence", never)
         assert audited("trusted again", "--trusted", tmp_path / "trusted.jsonl") == more
+
+
+def test_loss_is_that_of_the_tokens_that_carry_it(tmp_path):
+    """A prompt has no loss, so it may not thin out that of its completion."""
+    made = [
+        {"id": f"p{n}", "prompt": " ".join(WORDS[: 2 + 3 * (n % 4)]), "completion": f" {WORDS[n]} {WORDS[n + 3]}"}
+        for n in range(8)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    model = save_model(tmp_path / "model", causal_lm("llama", vocab_size=WORD_COUNT))
+    owner = Attributor(tmp_path / "run", model=model, data=[str(tmp_path / "rows.jsonl")])
+    _, reports = audit_corpus([str(tmp_path / "rows.jsonl")], CorpusOptions(duplicates=1.0), owner=owner)
+    with torch.no_grad():
+        for number, report in enumerate(reports):
+            document = owner.corpus.document(number)
+            tokens, mask = torch.tensor(np.asarray(document.tokens).astype(int)), torch.tensor(document.loss_mask)
+            logits = owner.loaded.model(tokens[None]).logits[0, :-1]
+            each = torch.nn.functional.cross_entropy(logits, tokens[1:], reduction="none")[mask[1:]]
+            assert len(each) < len(tokens) - 1
+            assert report.signals["loss"] == pytest.approx(float(each.mean()), rel=1e-4)

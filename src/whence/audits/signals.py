@@ -1,8 +1,8 @@
 """What only the model knows of a document: self-influence, loss, influence on a trusted set.
 
-    loss            -log p per token: high where the text is unlike the rest, or wrong
+    loss            -log p per token that carries loss: high where the text is unlike the rest, or wrong
     self-influence  predicted rise of its own loss without it, nats per token: high where nothing else supports it
-                    (Koh & Liang 2017); the best detector of wrong chains with right answers found so far
+                    (Koh & Liang 2017); as noisy a witness as the loss, and another one
     trusted         summed influence on the trusted answers, nats; strongly negative speaks against the document
 
     disagreement    how far the documents nearest by gradient have other tags (disagreement.py), 0 to 1
@@ -51,7 +51,8 @@ def signals_of(
              owner.config.model.sites, owner.trained_on]  # fmt: skip
     own = _wide(kept(folder, [*bound, "self-influence"], lambda: {"it": self_scores(owner, recipe).influence}))
     losses = _wide(kept(folder, [*asked_of(owner, ()), "loss"], lambda: {"it": document_losses(owner)}))
-    tokens = np.array([max(1, len(corpus.document(n).tokens) - 1) for n in range(corpus.documents)], dtype=np.float64)
+    masks = (corpus.document(n).loss_mask for n in range(corpus.documents))
+    tokens = np.array([max(1, int(mask[1:].sum())) for mask in masks], dtype=np.float64)  # a prompt has no loss
     found = {"self-influence": own / tokens, "loss": losses / tokens}
     if trusted:
         asked = [*bound, "trusted", *asked_of(owner, trusted)]
