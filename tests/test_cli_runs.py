@@ -167,7 +167,7 @@ def test_a_disk_that_refuses(refused, whence, monkeypatch, copy, code, says):
 def test_a_disk_too_small_is_told_before(refused, monkeypatch, copy):
     shutil.rmtree(index_of(copy))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
-    refused("index", "--run", copy, says=("would take", "0 bytes", "--projection leading", "--run"))
+    refused("index", "--run", copy, says=("would take", "0 bytes", "--coordinates 1024", "--run"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

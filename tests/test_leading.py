@@ -1,5 +1,6 @@
 """Codes of leading coordinates: which they are, how many, and that scores are those of a dense masked inverse."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -7,15 +8,19 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from method_world import QUERIES, make_place, open_run
 from test_codes import Case
 from test_leakage import encoder_of, make_curvature, make_site, query_of, stored
-from whence.attributor.leakage import query_leakage, sketch_noise
+from whence.attributor import fit_steps, index_steps, run_steps
+from whence.attributor.leakage import dimensions, query_leakage, sketch_noise
+from whence.cli.commands import _dimension_line
 from whence.errors import InputError
 from whence.factors import Factors, OneHot, map_side
 from whence.fidelity import MethodSpec
+from whence.fidelity.scorers import _meant
 from whence.gradients import Recipe, SiteWeights
 from whence.gradients.leading import leading_counts, taken
-from whence.methods import parse_method
+from whence.methods import Work, parse_method
 
 
 def leading(coordinates: int, **more) -> Recipe:
@@ -130,10 +135,14 @@ def sites_of(*kinds):
     ]  # fmt: skip
 
 
+def by_site(sites, weights):
+    return {site.name: weights.of(site) for site in sites}
+
+
 @pytest.mark.parametrize("coordinates", [64, 100, 700, 3000, 10**6])
 def test_counts_come_near_what_is_asked(coordinates):
     sites = sites_of("head", "mlp", "attn", "attn", "mlp", "mlp")
-    counts = leading_counts(sites, SiteWeights(), coordinates)
+    counts = leading_counts(sites, by_site(sites, SiteWeights()), coordinates)
     asked, most = coordinates * len(sites), sum(site.size for site in sites)
     assert min(counts.values()) >= 64
     assert 0.6 * min(asked, most) <= sum(counts.values()) <= min(1.6 * asked, most)
@@ -145,20 +154,39 @@ def test_counts_come_near_what_is_asked(coordinates):
 
 def test_weights_decide_how_many():
     sites = sites_of("head", "mlp", "attn")
-    counts = list(leading_counts(sites, SiteWeights(head=4, mlp=2, attention=1), 512).values())
+    counts = list(leading_counts(sites, by_site(sites, SiteWeights(head=4, mlp=2, attention=1)), 512).values())
     assert counts[0] == pytest.approx(4 / 7 * 1536, rel=0.4)
     assert counts[0] >= counts[1] >= counts[2]
-    assert set(leading_counts(sites, None, 512).values()) == {512}
-    alone = leading_counts(sites, SiteWeights(head=0, mlp=0, attention=1), 1000)
+    assert set(leading_counts(sites, dict.fromkeys([site.name for site in sites], 1.0), 512).values()) == {512}
+    alone = leading_counts(sites, by_site(sites, SiteWeights(head=0, mlp=0, attention=1)), 1000)
     assert list(alone.values()) == [64, 64, 3072]
-    capped = leading_counts(sites, SiteWeights(head=1000, mlp=1, attention=1), 2048)
+    capped = leading_counts(sites, by_site(sites, SiteWeights(head=1000, mlp=1, attention=1)), 2048)
     assert list(capped.values()) == [4096, 1024, 1024]
 
 
 def test_more_coordinates_are_never_fewer():
     sites = sites_of("head", "mlp", "attn")
-    table = np.array([list(leading_counts(sites, SiteWeights(), c).values()) for c in range(64, 5000, 61)])
+    table = np.array(
+        [list(leading_counts(sites, by_site(sites, SiteWeights()), c).values()) for c in range(64, 5000, 61)]
+    )
     assert (np.diff(table, axis=0) >= 0).all()
+
+
+def test_only_unsaturated_recipes_have_weights():
+    sites = sites_of("head", "mlp", "attn")
+    alike = Recipe(method="ekfac", projection="leading", coordinates=512).layout(sites)
+    assert {layout.count for layout in alike} == {512}
+    counts = [layout.count for layout in Recipe(projection="leading", coordinates=512).layout(sites)]
+    assert counts[0] > 1000 > 100 >= max(counts[1:])
+
+
+def test_the_same_coordinates_whatever_the_weight():
+    """Weights are sums, whose last bits depend on the machine; which coordinates are kept may not."""
+    site = make_site(64, 64)
+    curvature = replace(make_curvature(site), eigenvalues=make_curvature(site).eigenvalues.float())
+    wanted = taken(site, curvature, 512).coordinates
+    for weight in (0.1, 3.0, 16.0, 16.0 * (1 + 1e-7)):
+        assert torch.equal(taken(site, curvature.divided(weight), 512).coordinates, wanted)
 
 
 # ------------------------------------------------------------------ what it leaves out
@@ -218,6 +246,112 @@ def test_weights_of_sites_count_twice_in_what_is_lost():
     b = 1 / lost_over_b
     a = 1 / shares[0] - b
     assert 1 / shares[1] == pytest.approx(9 * a + b, rel=1e-9)
+
+
+# ------------------------------------------------------------------ a run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return make_place(tmp_path_factory.mktemp("leading"), **WIDE)
+
+
+def short(owner, **more):
+    return owner.config.recipe.model_copy(update={"projection": "leading", "coordinates": 64, **more})
+
+
+def bytes_of(owner, recipe):
+    folder = owner.run.index / recipe.name
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.glob("*/*.npy"))}
+
+
+def test_an_index_is_the_same_however_it_is_made(place, tmp_path):
+    """In one go, or gone on with after a part was lost; windows and all."""
+    one = open_run(place, tmp_path / "one")
+    one.index(short(one))
+    two = open_run(place, tmp_path / "two")
+    recipe = short(two)
+    run_steps([*fit_steps(two), *index_steps(two, recipe)])
+    shutil.rmtree(two.run.index / recipe.name / two.corpus.shares[0].name)
+    run_steps(index_steps(two, recipe))
+    wanted, got = bytes_of(one, recipe), bytes_of(two, recipe)
+    assert wanted
+    assert wanted == got
+    assert one.open_index(recipe.name).bytes_per_row == recipe.bytes_per_row(one.sites)
+
+
+def test_a_trace_reads_it(place, tmp_path):
+    owner = open_run(place, tmp_path / "run")
+    whole = short(owner, bits=16, coordinates=10**6)
+    for recipe in (whole, short(owner, bits=16)):
+        owner.index(recipe)
+    exact = owner.scores(QUERIES, exact=True)
+    same = owner.scores(QUERIES, index=whole.name)
+    assert min(np.corrcoef(a, b)[0, 1] for a, b in zip(same, exact, strict=True)) > 0.9999
+    result = owner.trace(QUERIES, k=2, tokens=False, index=short(owner, bits=16).name)
+    assert all(0 < trace.leakage.dropped < 1 for trace in result.traces)
+
+
+def test_named_methods_keep_what_they_are_told_to(place, tmp_path):
+    owner = open_run(place, tmp_path / "run")
+    for name in ("unsaturated", "trajectory"):
+        recipe = parse_method(f"{name}:coordinates=64").recipe(Work(owner))
+        assert (recipe.projection, recipe.coordinates) == ("leading", 64)
+        assert recipe.bytes_per_row(owner.sites) < parse_method(name).recipe(Work(owner)).bytes_per_row(owner.sites)
+
+
+def test_fit_says_what_is_held(place, tmp_path, monkeypatch):
+    owner = open_run(place, tmp_path / "run")
+    owner.fit()
+    recipe = short(owner)
+    monkeypatch.setattr(type(owner), "recipe", lambda self: recipe)
+    found = dimensions(owner, recipe)
+    share = sum(each.weight * each.held for each in found) / sum(each.weight * each.dimension for each in found)
+    assert 0 < share < 1
+    assert f"which have {share:.0%} of it as sites weigh" in _dimension_line(owner)
+    for each, site in zip(found, owner.sites, strict=True):
+        curvature, damping = owner.damped(recipe)[site.name]
+        top = curvature.eigenvalues.double().flatten().sort(descending=True).values[: each.kept]
+        assert each.held == pytest.approx(float((top / (top + damping)).sum()), rel=1e-4)
+
+
+# ------------------------------------------------------------------ what auto meant
+
+
+@pytest.fixture
+def tight(monkeypatch):
+    """The smallest models are too large for whole codes."""
+    monkeypatch.setattr("whence.gradients.recipe.AUTO_BYTES", 600)
+
+
+def test_an_old_sketch_stays_the_index_of_its_run(place, tmp_path, tight):
+    owner = open_run(place, tmp_path / "run")
+    now = owner.config.recipe.resolved(owner.sites)
+    assert now.projection == "leading"
+    old = owner.config.recipe.model_copy(update={"projection": "kronecker", "coordinates": 64})
+    owner.index(old)
+    assert (owner.recipe(), owner.open_index().folder.name) == (old, old.name)
+    owner.scores(QUERIES)
+    shutil.rmtree(owner.run.index / old.name / owner.corpus.shares[0].name)
+    owner.index()  # goes on with it
+    assert owner.index_names() == [old.name]
+    owner.index(now)
+    assert owner.recipe() == now, "who asks for the new one has it from then on"
+
+
+def test_a_lab_does_not_take_old_scores_for_these(place, tmp_path, monkeypatch):
+    owner = open_run(place, tmp_path / "run")
+    keys = []
+    for size in (600, 1 << 20):
+        monkeypatch.setattr("whence.gradients.recipe.AUTO_BYTES", size)
+        keys.append(_meant(owner, MethodSpec(curvature="unsaturated", bits=1)))
+        assert keys[-1] == _meant(owner, MethodSpec(method="unsaturated"))
+    assert keys == [{"auto": "leading"}, {}]
+
+
+def test_names_say_what_auto_means():
+    assert MethodSpec(curvature="ekfac", bits=1, coordinates=256).name == "EK-FAC, 1 bit, leading 256"
+    assert "kronecker 256" in MethodSpec(curvature="identity", bits=1, coordinates=256).name
 
 
 # ------------------------------------------------------------------ refused

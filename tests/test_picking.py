@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import whence.factors.picking as room
-from whence.factors import Factors, OneHot, Places, Routed, picked, total_blocks
+from whence.factors import Factors, OneHot, Places, Routed, picked, picked_pieces, total_blocks
 
 N, T, OUT, IN, E, S = 3, 5, 6, 7, 4, 40
 
@@ -50,3 +50,23 @@ def test_they_are_those_of_the_blocks(name, count, few, monkeypatch):
     torch.testing.assert_close(picked(USES[name], places), wanted)
     monkeypatch.setattr(room, "PIECE", 64)  # a coordinate, and a document, at a time
     torch.testing.assert_close(picked(USES[name], places), wanted)
+
+
+@pytest.mark.parametrize("name", USES)
+def test_a_few_documents_at_a_time(name, monkeypatch):
+    places = Places(whole(OUT, 7, 30), whole(IN, 8, 30), whole(E, 9, 30).sort().values if name == "experts" else None)
+    wanted = picked(USES[name], places)
+    monkeypatch.setattr(room, "PIECE", 60)
+    pieces = list(picked_pieces(USES[name], places))
+    assert [len(each) for each in pieces] == [2, 1]
+    torch.testing.assert_close(torch.cat(pieces), wanted)
+
+
+def test_tokens_of_no_weight_cost_nothing(monkeypatch):
+    """Of an embedding's padding, and of tokens whose coordinates are not kept."""
+    seen = []
+    runs = room._runs
+    monkeypatch.setattr(room, "_runs", lambda lengths: seen.append(int(lengths.sum())) or runs(lengths))
+    use = Factors(OneHot(torch.tensor([[0, 1, 2, 2]]), 3).only(torch.tensor([2])), random(1, 4, OUT))
+    picked([use], Places(torch.arange(OUT), torch.zeros(OUT, dtype=torch.int64)))
+    assert seen == [2 * OUT]

@@ -33,7 +33,7 @@ from whence.model import (
     load_tokenizer,
     probe_sites,
 )
-from whence.runs import Run, refuse_if_changed, write_json
+from whence.runs import Run, read_json, refuse_if_changed, write_json
 from whence.store import Index, open_index
 
 __all__ = ["Attributor", "model_coverage", "sites_of"]
@@ -221,7 +221,23 @@ class Attributor:
         """The resolved recipe of an index: the named one, or the run's own."""
         if name is not None:
             return Recipe.model_validate(self.open_index(name).recipe)
-        return self.config.recipe.resolved(self.sites)
+        return self.resolved(self.config.recipe)
+
+    def resolved(self, recipe: Recipe) -> Recipe:
+        """A recipe with its budget decided, or as the index has it that was begun when `auto` meant another projection.
+
+        Until there were leading coordinates, `auto` sketched what was too large; such an index is still the run's own.
+        """
+        now = recipe.resolved(self.sites)
+        if recipe.projection != "auto" or now.projection != "leading" or now.name in self.index_names():
+            return now
+        for name in self.index_names():
+            made = Recipe.model_validate(read_json(self.run.index / name / "manifest.json")["recipe"])
+            same = {"projection": now.projection, "coordinates": now.coordinates}
+            alike = made.projection == "kronecker" and made.model_copy(update=same) == now
+            if alike and recipe.coordinates in (None, made.coordinates):
+                return made
+        return now
 
     def index_names(self) -> list[str]:
         """Names of the indexes in the run."""
@@ -237,7 +253,7 @@ class Attributor:
             InputError: There are several and none is the run's own; names them.
         """
         names = self.index_names()
-        own = self.config.recipe.resolved(self.sites).name
+        own = self.recipe().name
         if name is None:
             name = own if own in names or not names else (names[0] if len(names) == 1 else None)
         if name is None or (names and name not in names):
@@ -320,7 +336,7 @@ class Attributor:
         from whence.attributor.steps import run_steps
 
         run_steps([*fit_steps(self), *index_steps(self, recipe)], report=report)
-        return self.open_index((recipe or self.config.recipe).resolved(self.sites).name)
+        return self.open_index(self.resolved(recipe or self.config.recipe).name)
 
     def trace(self, queries: Sequence[Query], **options: Any) -> Any:
         """Which documents made the model say this? See `whence.attributor.trace.trace` for the options.

@@ -32,7 +32,7 @@ class IndexStep(ShareStep):
     @cached_property
     def recipe(self) -> Recipe:
         """The recipe with its budget decided."""
-        return self._asked.resolved(self.owner.sites)
+        return self.owner.resolved(self._asked)
 
     @cached_property
     def folder(self) -> Path:

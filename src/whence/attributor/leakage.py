@@ -164,6 +164,7 @@ class SiteDimension:
         recommended: Coordinates for the wanted error.
         kept: Coordinates that the recipe's codes keep.
         held: d_l of those coordinates alone, where the recipe keeps the leading ones; otherwise d_l.
+        weight: The site's, under the recipe.
     """
 
     name: str
@@ -172,6 +173,7 @@ class SiteDimension:
     recommended: int
     kept: int
     held: float
+    weight: float
 
 
 def dimensions(owner: "Attributor", recipe: Recipe, error: float = 0.1) -> Sequence[SiteDimension]:
@@ -196,8 +198,10 @@ def _dimensions(owner: "Attributor", recipe: Recipe, error: float) -> Iterator[S
         found = effective_dimension(eigenvalues, damping)
         wanted = recommended_coordinates(found, site.size, error)
         kept = min(layout.stored, layout.count)
-        leading = eigenvalues.flatten().topk(kept).values if recipe.projection == "leading" else eigenvalues
-        yield SiteDimension(site.name, site.size, found, wanted, kept, effective_dimension(leading, damping))
+        held = found
+        if recipe.projection == "leading":
+            held = effective_dimension(eigenvalues.flatten().topk(kept).values, damping)
+        yield SiteDimension(site.name, site.size, found, wanted, kept, held, recipe.weight(site))
 
 
 def coordinates_for(recipe: Recipe, sites: Sequence[Site], found: Sequence[SiteDimension]) -> int:

@@ -172,7 +172,8 @@ def scores(
 def _prepare(owner: "Attributor", opts: TraceOptions) -> tuple[Recipe, Index | None]:
     """Make what is missing, and open the index unless the model is to be run instead."""
     if opts.method is not None and not opts.method.reads_index:
-        return owner.config.recipe.resolved(owner.sites).model_copy(update={"method": "identity"}), None
+        nothing = {"method": "identity", "projection": "kronecker", "coordinates": 64}  # its codes are never made
+        return owner.config.recipe.model_copy(update=nothing), None
     own = None if opts.method is None else opts.method.recipe
     if opts.method is not None and opts.index is not None:
         own = _readable(owner, opts.index, (own or owner.recipe()).objective, opts.method.name)

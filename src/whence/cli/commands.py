@@ -65,8 +65,9 @@ def _dimension_line(owner: "Attributor") -> str:
         f"coordinates (damping {recipe.damping})"
     )
     if recipe.projection == "leading":
-        held = sum(site.held for site in found) / sum(site.dimension for site in found)
-        return f"{told}; the index keeps the leading {sum(site.kept for site in found):,}, which have {held:.0%} of it"
+        held = sum(site.weight * site.held for site in found) / sum(site.weight * site.dimension for site in found)
+        kept = sum(site.kept for site in found)
+        return f"{told}; the index keeps the leading {kept:,}, which have {held:.0%} of it as sites weigh"
     if recipe.projection not in ("kronecker", "hadamard"):
         return told
     short = [site for site in found if site.kept < site.recommended]
@@ -182,7 +183,7 @@ def index(
     chosen = {key: value for key, value in (("method", method), ("precision", precision)) if value is not None}
     from whence.attributor.config import checked
 
-    recipe = checked(Recipe, {**owner.config.recipe.model_dump(), **chosen}).resolved(owner.sites)
+    recipe = owner.resolved(checked(Recipe, {**owner.config.recipe.model_dump(), **chosen}))
     if not work(owner, fit_steps(owner), shares):
         return
     say_size(owner, recipe)

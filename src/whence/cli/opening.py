@@ -166,5 +166,5 @@ def say_size(owner: "Attributor", recipe: Any) -> None:
     if size - there > free:
         raise StorageError(
             f"the index would take {_bytes(size)} and {_bytes(free)} are free in {owner.run.path}. "
-            "Store less with --projection leading --coordinates 1024, or name a folder on a larger disk with --run."
+            "Store less with --coordinates 1024, or name a folder on a larger disk with --run."
         )

@@ -205,7 +205,8 @@ PROJECTION = Annotated[
     ),
 ]
 COORDINATES = Annotated[
-    int | None, typer.Option(help="Coordinates to keep per site (leading: on average).", show_default=False)
+    int | None,
+    typer.Option(help="Coordinates to keep per site (leading: on average, and at least 64).", show_default=False),
 ]
 PRECISION = Annotated[
     str | None,

@@ -8,7 +8,7 @@ picking.py   some coordinates of the product, without the rest
 """
 
 from whence.factors.grouped import add_grouped_outer, group_ends, grouped_outer, grouped_product
-from whence.factors.picking import Places, picked
+from whence.factors.picking import Places, picked, picked_pieces
 from whence.factors.plain import Factors, OneHot, Side, map_side
 from whence.factors.routed import Routed
 from whence.factors.sums import AnyFactors, block_pieces, total_blocks
@@ -27,5 +27,6 @@ __all__ = [
     "grouped_product",
     "map_side",
     "picked",
+    "picked_pieces",
     "total_blocks",
 ]

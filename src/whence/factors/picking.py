@@ -8,7 +8,7 @@ Axes: N examples, T tokens, O and I sides (E experts of a stack), S rows of rout
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from whence.factors.plain import Factors, OneHot
 from whence.factors.routed import Routed
 from whence.factors.sums import PIECE, AnyFactors
 
-__all__ = ["Places", "picked"]
+__all__ = ["Places", "picked", "picked_pieces"]
 
 _FEW = 128
 """A coordinate picked by itself takes as long as about so many of a block, on a processor with matrix units."""
@@ -55,6 +55,13 @@ def picked(uses: Sequence[AnyFactors], places: Places) -> Tensor:
     for use in uses[1:]:
         total = total + _picked(use, places)
     return total
+
+
+def picked_pieces(uses: Sequence[AnyFactors], places: Places) -> Iterator[Tensor]:
+    """The same of a few examples at a time, [n, c], in order."""
+    step = max(1, PIECE // len(places.rows))
+    for start in range(0, uses[0].examples, step):
+        yield picked([use.rows(slice(start, start + step)) for use in uses], places)
 
 
 def _picked(use: AnyFactors, places: Places) -> Tensor:
@@ -94,15 +101,32 @@ def _of_ones(ones: OneHot, values: Tensor, at_one: Tensor, at_value: Tensor) -> 
     order = at_one.argsort(stable=True)
     counts = torch.bincount(at_one, minlength=ones.size)
     first = counts.cumsum(0) - counts
-    tokens = ones.index.reshape(-1)
-    pairs, inside = _runs(counts[tokens])
-    coordinate = order[first[tokens][pairs] + inside]
-    added = values.reshape(len(tokens), -1)[pairs, at_value[coordinate]]
-    if ones.weight is not None:
-        added = added * ones.weight.reshape(-1)[pairs].to(added)
-    n, t = ones.index.shape
-    out = values.new_zeros(n * len(at_one))
-    return out.index_add_(0, pairs // t * len(at_one) + coordinate, added).reshape(n, -1)
+    (n, t), tokens = ones.index.shape, ones.index.reshape(-1)
+    flat, out = values.reshape(n * t, -1), values.new_zeros(n * len(at_one))
+    here = torch.arange(n * t, device=tokens.device) if ones.weight is None else ones.weight.reshape(-1).nonzero()[:, 0]
+    lengths = counts[tokens[here]]
+    for part in _parts(lengths, PIECE // 32):
+        run, inside = _runs(lengths[part])
+        token = here[part][run]
+        coordinate = order[first[tokens[token]] + inside]
+        added = flat[token, at_value[coordinate]]
+        if ones.weight is not None:
+            added = added * ones.weight.reshape(-1)[token].to(added)
+        out.index_add_(0, token // t * len(at_one) + coordinate, added)
+    return out.reshape(n, -1)
+
+
+def _parts(lengths: Tensor, limit: int) -> Iterator[slice]:
+    """Consecutive runs whose lengths add up to about a limit, at most one run more.
+
+    >>> [(each.start, each.stop) for each in _parts(torch.tensor([2, 2, 2, 9, 1]), 5)]
+    [(0, 2), (2, 3), (3, 5)]
+    """
+    start = 0
+    groups = (lengths.cumsum(0) // max(limit, 1)).unique_consecutive(return_counts=True)[1]
+    for count in groups.tolist():
+        yield slice(start, start + count)
+        start += count
 
 
 def _runs(counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -178,6 +178,7 @@ class _Lab:
             "queries": [query.model_dump(mode="json", exclude={"id", "metadata"}) for query in self.queries],
             "n": owner.trained_on,
             "recipe": [owner.config.recipe.seed, owner.config.recipe.precision, *_weights(owner, spec)],
+            **_meant(owner, spec),
             "imported": None if spec.scores is None else fingerprint(Path(spec.scores)),
             **self._followed(spec),
             **_run_of(owner),
@@ -256,6 +257,20 @@ class _Lab:
         """The run that methods with these sites and this fit share."""
         bound = {**_run_of(self.owner), "sites": names, "fit": fit.model_dump(mode="json")}
         return sibling(self.owner, self.folder / "fits" / f"{fit.method}-{_digest(bound)}", names, fit)
+
+
+def _meant(owner: Attributor, spec: MethodSpec) -> dict[str, Any]:
+    """What projection auto means for a method, where that was once something else: scores made before are not these."""
+    own = owner.config.recipe
+    if spec.curvature is not None:
+        recipe = spec.recipe(own)
+    elif spec.method is not None:
+        bits = str(getattr(parse_method(spec.method), "bits", "1"))
+        recipe = own.model_copy(update={"bits": int(bits) if bits in ("1", "8", "16") else 1})
+    else:
+        return {}
+    short = recipe.projection == "auto" and recipe.resolved(owner.sites).projection == "leading"
+    return {"auto": "leading"} if short else {}
 
 
 def _weights(owner: Attributor, spec: MethodSpec) -> list[Any]:

@@ -205,7 +205,12 @@ def _different(lab: Lab, specs: Sequence[MethodSpec]) -> list[MethodSpec]:
     found: dict[object, MethodSpec] = {}
     for spec in specs:
         sites, recipe = _stored(lab, spec)
-        key = (recipe.method, str(recipe.damping), recipe.bits, tuple(recipe.layout(sites)))
+        layout = recipe.layout(sites)
+        whole = all(
+            each.count == site.size and each.kept == each.block for each, site in zip(layout, sites, strict=True)
+        )
+        kind = "" if whole else recipe.projection
+        key = (recipe.method, str(recipe.damping), recipe.bits, kind, tuple(layout))
         found.setdefault(key, spec)
     return list(found.values())
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whence.curvature import SiteCurvature
-from whence.factors import AnyFactors, Factors, Routed, Side, block_pieces, map_side, picked
+from whence.factors import AnyFactors, Factors, Routed, Side, block_pieces, map_side, picked_pieces
 from whence.gradients.leading import Taken, taken
 from whence.gradients.recipe import Recipe
 from whence.interfaces import Site
@@ -72,9 +72,10 @@ class SiteEncoder:
             cache: Mapped inputs of this batch by group, filled as they are made.
         """
         mapped = [self._map(use, cache if len(uses) == 1 else None) for use in uses]
-        if self.taken is not None:
-            return self._encode(picked(mapped, self.taken.places))
-        made = [self._encode(self._flat(blocks)) for blocks in block_pieces(mapped)]
+        if self.taken is None:
+            made = [self._encode(self._flat(blocks)) for blocks in block_pieces(mapped)]
+        else:
+            made = [self._encode(each) for each in picked_pieces(mapped, self.taken.places)]
         return np.concatenate([codes for codes, _ in made]), np.concatenate([scales for _, scales in made])
 
     def _encode(self, blocks: Tensor) -> tuple[NDArray[np.generic], NDArray[np.float32]]:

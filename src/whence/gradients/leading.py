@@ -16,7 +16,7 @@ LoGra's PCA start (Choe et al. 2024, arXiv:2405.13954), which keeps a rectangle 
 Axes: O, I sides of a site, E experts of a stack, c coordinates kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,33 +24,30 @@ from torch import Tensor
 
 from whence.curvature import SiteCurvature
 from whence.factors import Places
-from whence.gradients.weights import SiteWeights, kind_of
 from whence.interfaces import Site
+from whence.projection import LARGEST_BLOCK, SMALLEST_BLOCK
 
 __all__ = ["Taken", "leading_counts", "taken"]
 
-_LEAST, _MOST = 64, 4096  # coordinates of a rotated block, each of which has a scale
 
-
-def leading_counts(sites: Sequence[Site], weights: SiteWeights | None, coordinates: int) -> dict[str, int]:
+def leading_counts(sites: Sequence[Site], weights: Mapping[str, float], coordinates: int) -> dict[str, int]:
     """How many coordinates each site keeps; all together about `coordinates` times the number of sites.
 
     At least 64, or all of a site that has fewer; whole blocks otherwise, so that few scales are stored.
 
     Args:
         sites: The sites.
-        weights: Of kinds of site; None if they count alike.
+        weights: Of each site, by name.
         coordinates: On average.
     """
     sizes = {site.name: site.size for site in sites}
-    weight = {site.name: 1.0 if weights is None else float(getattr(weights, kind_of(site))) for site in sites}
     left, counts = float(coordinates * len(sites)), dict.fromkeys(sizes, 0.0)
-    open_ = {name for name in sizes if weight[name] > 0}
+    open_ = {name for name in sizes if weights[name] > 0}
     while open_:
-        rate = max(left, 0.0) / sum(weight[name] * sizes[name] for name in open_)
-        full = {name for name in open_ if rate * weight[name] >= 1}
+        rate = max(left, 0.0) / sum(weights[name] * sizes[name] for name in open_)
+        full = {name for name in open_ if rate * weights[name] >= 1}
         for name in full or open_:
-            counts[name] = sizes[name] if full else rate * weight[name] * sizes[name]
+            counts[name] = sizes[name] if full else rate * weights[name] * sizes[name]
         if not full:
             break
         left -= sum(sizes[name] for name in full)
@@ -66,8 +63,8 @@ def _rounded(count: float, size: int) -> int:
     """
     if count >= size:
         return size
-    block = _LEAST
-    while block < _MOST and 4 * block <= count:
+    block = SMALLEST_BLOCK
+    while block < LARGEST_BLOCK and 4 * block <= count:
         block *= 2
     return min(size, block * max(1, round(count / block)))
 

@@ -37,8 +37,8 @@ class Recipe(BaseModel):
             rotated gradient; leading keeps those coordinates of the eigenbasis that documents differ in most, which is
             the most faithful for its bytes (leading.py); hadamard keeps a share of each rotated block; kronecker maps
             the factors to fewer dimensions first, which costs almost no time.
-        coordinates: Coordinates to keep per site; with leading on average, more of sites that weigh more. A stack's
-            experts share them (with kronecker at least 64 for each).
+        coordinates: Coordinates to keep per site; with leading on average, more of sites that weigh more, and at least
+            64 of each. A stack's experts share them (with kronecker at least 64 for each).
         power: Of `whence.model.Unsaturated`, by which unsaturated documents' gradients do not vanish where a token was
             learnt by heart; 0 is -log p.
         weights: Of kinds of site, where unsaturated; see `whence.gradients.SiteWeights`.
@@ -109,6 +109,10 @@ class Recipe(BaseModel):
         """Whose gradients documents have."""
         return Unsaturated(self.power) if self.method == "unsaturated" and self.power else CausalLM()
 
+    def weight(self, site: Site) -> float:
+        """How much a site counts, but for what all have in common."""
+        return self.weights.of(site) if self.method == "unsaturated" else 1.0
+
     def rule(self, site: Site) -> Damping:
         """How a site is damped."""
         if self.method != "unsaturated" or not site.head:
@@ -131,7 +135,7 @@ class Recipe(BaseModel):
         """Where each site's code lies in a row."""
         counts: dict[str, tuple[int, int, int]] = {}
         if self.projection == "leading" and self.coordinates is not None:
-            weights = self.weights if self.method == "unsaturated" else None
+            weights = {site.name: self.weight(site) for site in sites}
             for name, count in leading_counts(sites, weights, self.coordinates).items():
                 counts[name] = (count, block_size(count), block_size(count))
             return layout_sites(counts, self.bits)

@@ -16,6 +16,7 @@ out.
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from whence.curvature import SiteCurvature
@@ -73,6 +74,10 @@ class SiteWeights(BaseModel):
     norm: float = Field(default=0.1, ge=0, allow_inf_nan=False)
     head_damping: float = Field(default=10.0, gt=0, allow_inf_nan=False)
 
+    def of(self, site: Site) -> float:
+        """The weight of a site's kind."""
+        return float(getattr(self, kind_of(site)))
+
     @model_validator(mode="after")
     def _some(self) -> "SiteWeights":
         if not any((self.head, self.embedding, self.mlp, self.attention, self.norm)):
@@ -93,7 +98,7 @@ def weighted(
     Raises:
         InputError: All kinds that there are have weight 0.
     """
-    given = {site.name: float(getattr(weights, kind_of(site))) for site in sites}
+    given = {site.name: weights.of(site) for site in sites}
     largest = max(given.values(), default=1.0)
     if not largest:
         kinds = ", ".join(sorted({kind_of(site) for site in sites}))
@@ -111,4 +116,4 @@ def weighted(
 
 
 def _share(curvature: SiteCurvature, damping: float) -> float:
-    return float((curvature.eigenvalues / (curvature.eigenvalues + damping)).sum())
+    return float((curvature.eigenvalues / (curvature.eigenvalues + damping)).sum(dtype=torch.float64))

@@ -7,7 +7,7 @@ sketches.py  maps of a site's factors to few coordinates
 """
 
 from whence.projection.coding import Bits, SiteLayout, code_dtype, decode, encode, layout_sites
-from whence.projection.hadamard import block_size, hadamard_matrix, rotate_blocks, srht
+from whence.projection.hadamard import LARGEST_BLOCK, SMALLEST_BLOCK, block_size, hadamard_matrix, rotate_blocks, srht
 from whence.projection.random import signs, uniforms, words
 from whence.projection.sketches import (
     SketchMap,
@@ -23,6 +23,8 @@ from whence.projection.sketches import (
 )
 
 __all__ = [
+    "LARGEST_BLOCK",
+    "SMALLEST_BLOCK",
     "Bits",
     "SiteLayout",
     "SketchMap",
