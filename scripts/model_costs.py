@@ -2,8 +2,8 @@
 
 Everything follows from what the code holds and multiplies; nothing here was timed on the hardware that it speaks of.
 A fit is two passes over its sample: second moments of both sides of every matrix, then squared gradients in the
-eigenbasis. An index is one, in which factors are mapped to a sketch. None of them makes weight gradients, so the model
-itself costs 4 operations per active parameter and token and not the 6 of training.
+eigenbasis. An index is one, in which factors are turned and a part of their product is kept. None of them makes weight
+gradients, so the model itself costs 4 operations per active parameter and token and not the 6 of training.
 """
 
 from collections.abc import Iterator, Sequence
@@ -145,14 +145,31 @@ class Cost:
 
     @property
     def coding(self) -> float:
-        """Work of the index: factors mapped to a sketch, and their product."""
+        """Work of the index: factors turned, or mapped to a sketch, and as much of their product as is kept."""
+        if self.recipe.projection == "kronecker":
+            return sum(2 * self._per_token(site) * self._sketching(site) for site in self.sites)
+        counts = {layout.name: layout.count for layout in self.recipe.layout(self.sites)}
         total = 0.0
         for site in self.sites:
-            outputs, inputs = self.recipe.sketch_shape(site)
-            inputs_read = 0 if site.vocabulary == "inputs" else site.inputs
-            mapped = outputs * site.outputs + inputs * inputs_read + outputs * inputs
-            total += 2 * self._per_token(site) * mapped
+            outputs, inputs = self._bases(site)
+            turned = outputs**2 + inputs**2
+            total += 2 * self._per_token(site) * (turned + self._picking(site, counts[site.name]))
         return total
+
+    def _sketching(self, site: Site) -> int:
+        outputs, inputs = self.recipe.sketch_shape(site)
+        inputs_read = 0 if site.vocabulary == "inputs" else site.inputs
+        return outputs * site.outputs + inputs * inputs_read + outputs * inputs
+
+    def _picking(self, site: Site, count: int) -> float:
+        """Coordinates of the product that a token adds to; of few that are kept, those (`whence.factors.picking`)."""
+        if self.recipe.projection != "leading" or count == site.size:
+            return self._product(site)
+        if site.vocabulary == "inputs":
+            return count / site.inputs
+        if site.experts:
+            return count / site.experts
+        return count if count * 128 < site.size else self._product(site)
 
     def _per_token(self, site: Site) -> int:
         return self.routed if site.experts else 1
@@ -191,8 +208,9 @@ class Cost:
 
     @property
     def index_bytes(self) -> float:
-        """Device memory of coding: bases and eigenvalues."""
-        return self._model + self.bases + 4.0 * self.attributed
+        """Device memory of coding: bases, as much of them again as rows that are needed, and eigenvalues."""
+        copies = 0.0 if self.recipe.projection == "kronecker" else self.bases
+        return self._model + self.bases + copies + 4.0 * self.attributed
 
     @property
     def trace_bytes(self) -> float:

@@ -20,7 +20,7 @@ from whence.gradients import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "recipes.md"
-SMALL = Recipe(projection="kronecker", coordinates=4096)
+SMALL = Recipe(projection="leading", coordinates=1024)
 FIT_TOKENS = 4e6
 """Tokens that a night's fit takes: two thousand windows."""
 CORPORA = (1e9, 150e9)
@@ -84,7 +84,7 @@ def costs() -> str:
              size(small.code_bytes)]
         )  # fmt: skip
     head = ["model", "weights", "attributed", "fit, × training", "fit, per 1M tokens", "eigendecompositions, one core",
-            "index, × training", "index, per 1M tokens", "index, per window", "with --coordinates 4096"]  # fmt: skip
+            "index, × training", "index, per 1M tokens", "index, per window", "with --coordinates 1024"]  # fmt: skip
     return table(head, rows)
 
 
@@ -104,7 +104,7 @@ def nights() -> str:
              size(tokens / WINDOW * small.code_bytes), *(f"{count * c.index_seconds(n) / 3600:,.0f}" for n in CORPORA)]
         )  # fmt: skip
     named = [f"GPU-hours, {tokens / 1e9:,.0f}B tokens" for tokens in CORPORA]
-    head = ["model", "weights", "H200s", "tokens in 12 hours", "index", "with --coordinates 4096", *named]
+    head = ["model", "weights", "H200s", "tokens in 12 hours", "index", "with --coordinates 1024", *named]
     return table(head, rows)
 
 

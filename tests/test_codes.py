@@ -22,7 +22,7 @@ from whence.gradients import (
     gradient_blocks,
     language_examples,
 )
-from whence.gradients.recipe import AUTO_BYTES
+from whence.gradients.recipe import AUTO_BYTES, SHORT_BYTES
 from whence.model import Classification
 from whence.projection import decode, encode, layout_sites
 from whence.scoring import window_scores
@@ -272,7 +272,7 @@ def test_auto_budget_keeps_small_models_whole_and_bounds_large_ones(small):
     plain = Recipe(method="identity").resolved(large)
     assert plain.projection == "kronecker", "without curvature no coordinate leads"
     assert AUTO_BYTES / 4 < plain.bytes_per_row(large) <= AUTO_BYTES
-    assert AUTO_BYTES / 4 < resolved.bytes_per_row(large) <= AUTO_BYTES
+    assert SHORT_BYTES / 4 < resolved.bytes_per_row(large) <= SHORT_BYTES
     assert Recipe(projection="hadamard", coordinates=128).resolved(large).coordinates == 128
     assert resolved.resolved(large) == resolved
 

@@ -200,7 +200,7 @@ PROJECTION = Annotated[
     str | None,
     typer.Option(
         help="none keeps whole gradients; leading (most faithful for its bytes), kronecker (cheapest to make) and "
-        "hadamard keep --coordinates per site; auto (default): whole up to 1 MiB per window, leading above.",
+        "hadamard keep --coordinates per site; auto (default): whole up to 1 MiB per window, above 128 KiB of leading.",
         show_default=False,
     ),
 ]

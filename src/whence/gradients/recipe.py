@@ -15,13 +15,15 @@ from whence.interfaces import Site
 from whence.model import CausalLM, Objective, Unsaturated
 from whence.projection import Bits, SiteLayout, block_size, layout_sites
 
-__all__ = ["AUTO_BYTES", "Curvature", "Method", "Projection", "Recipe"]
+__all__ = ["AUTO_BYTES", "SHORT_BYTES", "Curvature", "Method", "Projection", "Recipe"]
 
 Curvature = Literal["ekfac", "kfac", "diagonal", "identity"]
 Method = Literal["unsaturated", "ekfac", "kfac", "diagonal", "identity"]
 Projection = Literal["auto", "none", "leading", "hadamard", "kronecker"]
 AUTO_BYTES = 1 << 20
-"""With projection auto, codes are kept whole up to this many bytes per document window; above, their leading part."""
+"""With projection auto, codes are kept whole up to this many bytes per document window."""
+SHORT_BYTES = 1 << 17
+"""Where that is too little, their leading coordinates are kept, up to this many; four times as many say no more."""
 
 
 class Recipe(BaseModel):
@@ -33,8 +35,8 @@ class Recipe(BaseModel):
         damping: See `whence.curvature.Damping`.
         bits: Bits per stored coordinate: 1, 8 or 16.
         projection: auto keeps whole gradients if their codes are small (`AUTO_BYTES` per document window) and otherwise
-            as much of them as fits: leading coordinates, without curvature a Kronecker sketch; none keeps the whole
-            rotated gradient; leading keeps those coordinates of the eigenbasis that documents differ in most, which is
+            leading coordinates (`SHORT_BYTES`), without curvature a Kronecker sketch (`AUTO_BYTES`); none keeps the
+            whole rotated gradient; leading keeps those coordinates of the eigenbasis that documents differ in most, which is
             the most faithful for its bytes (leading.py); hadamard keeps a share of each rotated block; kronecker maps
             the factors to fewer dimensions first, which costs almost no time.
         coordinates: Coordinates to keep per site; with leading on average, more of sites that weigh more, and at least
@@ -154,7 +156,7 @@ class Recipe(BaseModel):
         return sum(layout.bytes for layout in self.layout(sites))
 
     def resolved(self, sites: Sequence[Site]) -> "Recipe":
-        """With the budget decided: whole codes if they are small, otherwise what fits into about `AUTO_BYTES`."""
+        """With the budget decided: whole codes if they are small, otherwise what fits into fewer bytes."""
         if self.projection in ("leading", "hadamard", "kronecker") and self.coordinates is None:
             raise InputError(
                 f"--projection {self.projection} needs --coordinates, how many to keep per site (as in 1024)."
@@ -175,9 +177,9 @@ class Recipe(BaseModel):
             return short
         if self.bytes_per_row(sites) <= AUTO_BYTES:
             return self.model_copy(update={"projection": "none"})
-        budget = 64
+        budget, most = 64, AUTO_BYTES if short.projection == "kronecker" else min(SHORT_BYTES, AUTO_BYTES)
         while True:
             larger = short.model_copy(update={"coordinates": budget * 2})
-            if larger.bytes_per_row(sites) > AUTO_BYTES or budget >= 1 << 24:
+            if larger.bytes_per_row(sites) > most or budget >= 1 << 24:
                 return short.model_copy(update={"coordinates": budget})
             budget *= 2
