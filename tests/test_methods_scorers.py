@@ -164,7 +164,7 @@ def test_codes_come_near_the_scores_they_stand_for(owner, lab, place):
         for scores in (
             eight,
             lab["EK-FAC, 1 bit"].scores,
-            lab["EK-FAC, 1 bit, kronecker 64"].scores,
+            lab["EK-FAC, 1 bit, leading 64"].scores,
         )
     )
     assert near > 0.999

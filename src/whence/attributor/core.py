@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from whence.attributor.binding import bound, flat, named
+from whence.attributor.binding import begun, bound, flat, named
 from whence.attributor.config import ModelConfig, checked, complete, merge_settings
 from whence.attributor.curvatures import load_curvatures
 from whence.attributor.lying import found, same_files
@@ -33,7 +33,7 @@ from whence.model import (
     load_tokenizer,
     probe_sites,
 )
-from whence.runs import Run, read_json, refuse_if_changed, write_json
+from whence.runs import Run, refuse_if_changed, write_json
 from whence.store import Index, open_index
 
 __all__ = ["Attributor", "model_coverage", "sites_of"]
@@ -229,15 +229,7 @@ class Attributor:
         Until there were leading coordinates, `auto` sketched what was too large; such an index is still the run's own.
         """
         now = recipe.resolved(self.sites)
-        if recipe.projection != "auto" or now.projection != "leading" or now.name in self.index_names():
-            return now
-        for name in self.index_names():
-            made = Recipe.model_validate(read_json(self.run.index / name / "manifest.json")["recipe"])
-            same = {"projection": now.projection, "coordinates": now.coordinates}
-            alike = made.projection == "kronecker" and made.model_copy(update=same) == now
-            if alike and recipe.coordinates in (None, made.coordinates):
-                return made
-        return now
+        return begun(recipe, now, self.run.index, self.index_names()) or now
 
     def index_names(self) -> list[str]:
         """Names of the indexes in the run."""

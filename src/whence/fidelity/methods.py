@@ -229,7 +229,7 @@ def method_of(recipe: Recipe, sites: Sequence[str] = ()) -> MethodSpec:
 
 
 def _title(spec: MethodSpec) -> str:
-    """A name from the settings, short since tables and plots have many: ``EK-FAC blocks, 1 bit, kronecker 256``.
+    """A name from the settings, short since tables and plots have many: ``EK-FAC blocks, 1 bit, leading 256``.
 
     All sites go unsaid.
     """
@@ -334,7 +334,7 @@ def default_methods() -> tuple[MethodSpec, ...]:
     """What every lab compares: the baselines, and curvature by curvature, then codes smaller and smaller.
 
     >>> [spec.name for spec in default_methods()][-4:-2]
-    ['EK-FAC, 1 bit', 'EK-FAC, 1 bit, kronecker 1024']
+    ['EK-FAC, 1 bit', 'EK-FAC, 1 bit, leading 1024']
     """
     baselines: tuple[Baseline, ...] = ("random", "length", "loss", "bm25", "tfidf")
     blocks: tuple[Method, ...] = ("identity", "diagonal", "kfac", "ekfac")

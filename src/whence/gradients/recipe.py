@@ -36,9 +36,9 @@ class Recipe(BaseModel):
         bits: Bits per stored coordinate: 1, 8 or 16.
         projection: auto keeps whole gradients if their codes are small (`AUTO_BYTES` per document window) and otherwise
             leading coordinates (`SHORT_BYTES`), without curvature a Kronecker sketch (`AUTO_BYTES`); none keeps the
-            whole rotated gradient; leading keeps those coordinates of the eigenbasis that documents differ in most, which is
-            the most faithful for its bytes (leading.py); hadamard keeps a share of each rotated block; kronecker maps
-            the factors to fewer dimensions first, which costs almost no time.
+            whole rotated gradient; leading keeps those coordinates of the eigenbasis that documents differ in most,
+            which is the most faithful for its bytes (leading.py); hadamard keeps a share of each rotated block;
+            kronecker maps the factors to fewer dimensions first, which costs almost no time.
         coordinates: Coordinates to keep per site; with leading on average, more of sites that weigh more, and at least
             64 of each. A stack's experts share them (with kronecker at least 64 for each).
         power: Of `whence.model.Unsaturated`, by which unsaturated documents' gradients do not vanish where a token was
