@@ -320,6 +320,8 @@ class Job:
             told |= {"rows": str(options.rows), "rows trained on": len(self.rows)}
         if self.by == "influence":
             told["documents of each target"] = options.top
+        if self.recipe != self.recipe.alike:
+            told["foretold by"] = f"{self.recipe.curvature}, all sites alike"
         return told | {
             "influence": "the model was run over the documents" if options.exact else self.scored_by,
             "damping": str(self.recipe.damping),
