@@ -206,6 +206,7 @@ def test_files_and_page_hold_the_same(removed, unlearned, tmp_path):
     for result in (removed, unlearned):
         paths = save_intervention(result, tmp_path)
         assert load_intervention(tmp_path) == result
+        assert result.settings["foretold by"] == "ekfac, all sites alike", "not the run's own method"
         assert "whence: does it help?" in paths["page"].read_text()
         rows = [json.loads(line) for line in paths["jsonl"].read_text().splitlines()]
         assert len(rows) == sum(len(arm.effects) for arm in result.arms)
