@@ -19,6 +19,7 @@ from whence.factors import Factors, OneHot, map_side
 from whence.fidelity import MethodSpec
 from whence.fidelity.scorers import _meant
 from whence.gradients import Recipe, SiteWeights
+from whence.gradients.flat import flattened, unflattened
 from whence.gradients.leading import leading_counts, taken
 from whence.methods import Work, parse_method
 
@@ -113,6 +114,19 @@ def test_equal_eigenvalues_go_by_their_places():
     tokens = make_site(4, 32, vocabulary="inputs")  # laid out token by token
     found = taken(tokens, curvature, 64)
     assert (found.rows.tolist(), found.columns.tolist()) == ([0, 1, 2, 3], list(range(16)))
+
+
+@pytest.mark.parametrize("site", [make_site(3, 5), make_site(3, 5, vocabulary="inputs"), make_site(3, 5, experts=4)])
+def test_the_order_of_a_code_and_back(site):
+    blocks = torch.arange(float(site.size)).reshape(site.shape)
+    places = unflattened(site, torch.arange(site.size))
+    found = (
+        blocks[places.rows, places.columns]
+        if places.experts is None
+        else blocks[places.experts, places.rows, places.columns]
+    )
+    assert torch.equal(found, flattened(site, blocks))
+    assert torch.equal(flattened(site, torch.stack([blocks, -blocks])), torch.stack([found, -found]))
 
 
 def test_taken_coordinates_of_a_side():

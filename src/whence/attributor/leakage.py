@@ -42,7 +42,7 @@ from torch import Tensor
 
 from whence.attributor.curvatures import load_spectrum
 from whence.curvature import SiteCurvature, effective_dimension, recommended_coordinates
-from whence.gradients import Recipe, SiteEncoder, Taken
+from whence.gradients import Recipe, SiteEncoder, Taken, flattened
 from whence.interfaces import Leakage, Site
 
 if TYPE_CHECKING:
@@ -83,17 +83,15 @@ def sketch_noise(encoder: SiteEncoder, turned: Tensor) -> Tensor:
 
 def _left_out(values: Tensor, encoder: SiteEncoder, taken: Taken) -> Tensor:
     """Sum of [Q, O, I] over what a code does not keep."""
-    turned = values.transpose(1, 2) if encoder.site.vocabulary == "inputs" else values
-    kept = _sum(turned.flatten(1)[:, taken.coordinates])
+    kept = _sum(flattened(encoder.site, values)[:, taken.coordinates])
     return (_sum(values) - kept).clamp_min_(0)
 
 
 def _buckets(values: Tensor, encoder: SiteEncoder) -> Tensor:
     """[Q, O, I] as [Q, B, meeting, kept]: the first `kept` Hadamard rows add up what is equal modulo `kept`."""
     layout = encoder.layout
-    turned = values.transpose(1, 2) if encoder.site.vocabulary == "inputs" else values
     padded = values.new_zeros(len(values), layout.blocks * layout.block)
-    padded[:, : layout.count] = turned.reshape(len(values), -1)
+    padded[:, : layout.count] = flattened(encoder.site, values)
     return padded.reshape(len(values), layout.blocks, layout.block // layout.kept, layout.kept)
 
 

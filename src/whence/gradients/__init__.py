@@ -2,6 +2,7 @@
 
 recipe.py   the settings of an index
 weights.py  how much each kind of site counts
+flat.py     the order of a code's coordinates
 leading.py  which coordinates a short code keeps
 encoder.py  from factors to codes, for documents and queries
 runner.py   a model over a batch, factors out
@@ -10,6 +11,7 @@ self_scores.py  norms of gradients, self-influence
 """
 
 from whence.gradients.encoder import SiteEncoder, build_encoders
+from whence.gradients.flat import flattened
 from whence.gradients.leading import Taken
 from whence.gradients.passes import (
     add_covariances,
@@ -51,6 +53,7 @@ __all__ = [
     "dots_and_squares",
     "encode_documents",
     "exact_scores",
+    "flattened",
     "gradient_blocks",
     "kind_of",
     "language_examples",

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from whence.curvature import SiteCurvature
 from whence.factors import AnyFactors, Factors, Routed, Side, block_pieces, map_side, picked_pieces
+from whence.gradients.flat import flattened
 from whence.gradients.leading import Taken, taken
 from whence.gradients.recipe import Recipe
 from whence.interfaces import Site
@@ -73,7 +74,7 @@ class SiteEncoder:
         """
         mapped = [self._map(use, cache if len(uses) == 1 else None) for use in uses]
         if self.taken is None:
-            made = [self._encode(self._flat(blocks)) for blocks in block_pieces(mapped)]
+            made = [self._encode(flattened(self.site, blocks)) for blocks in block_pieces(mapped)]
         else:
             made = [self._encode(each) for each in picked_pieces(mapped, self.taken.places)]
         return np.concatenate([codes for codes, _ in made]), np.concatenate([scales for _, scales in made])
@@ -105,7 +106,9 @@ class SiteEncoder:
             turned = outputs.to(turned.dtype) @ turned
         if inputs is not None:
             turned = turned @ inputs.T.to(turned.dtype)
-        flat = self._flat(turned) if self.taken is None else self._flat(turned)[:, self.taken.coordinates]
+        flat = flattened(self.site, turned)
+        if self.taken is not None:
+            flat = flat[:, self.taken.coordinates]
         padded = flat.new_zeros(len(flat), len(self.signs))
         padded[:, : self.layout.count] = flat * self.signs[: self.layout.count]
         return self._keep(rotate_blocks(padded, self.layout.block)) * (self.layout.block / self.layout.kept)
@@ -117,12 +120,6 @@ class SiteEncoder:
             return damped.sqrt_() if plain else damped.rsqrt_()
         whitening = self.separable[0][..., :, None] * self.separable[1][..., None, :]
         return whitening.reciprocal_() if plain else whitening.mul_(damped).reciprocal_()
-
-    def _flat(self, blocks: Tensor) -> Tensor:
-        """[N, K_o, K_i] to [N, count], one token's coordinates side by side where a side is the vocabulary."""
-        if self.site.vocabulary == "inputs":
-            blocks = blocks.transpose(1, 2)
-        return blocks.reshape(len(blocks), -1)
 
     def _keep(self, rotated: Tensor) -> Tensor:
         if self.layout.kept == self.layout.block:
@@ -197,10 +194,10 @@ def _build(
     if recipe.projection == "leading":
         chosen = taken(site, curvature, layout.count).to(here.eigenvalues.device)
         left, right = _restricted(here.outputs, chosen.rows), _restricted(here.inputs, chosen.columns)
-        weights = _flatten((here.eigenvalues + damping).rsqrt_(), site)[chosen.coordinates]
+        weights = flattened(site, (here.eigenvalues + damping).rsqrt_())[chosen.coordinates]
     elif whole:
         left, right = _transpose(here.outputs), _transpose(here.inputs)
-        weights = _flatten((here.eigenvalues + damping).rsqrt_(), site)
+        weights = flattened(site, (here.eigenvalues + damping).rsqrt_())
     else:
         separable = separable_weights(here.eigenvalues, damping)
         sketches = _sketches(site, shape, recipe.seed, device, dtype)
@@ -232,10 +229,6 @@ def _transpose(basis: Tensor | None) -> Tensor | None:
 def _restricted(basis: Tensor | None, kept: Tensor) -> Tensor:
     """Some of the eigenvectors, as rows; without a basis the numbers of the coordinates."""
     return kept if basis is None else basis.mT.index_select(-2, kept).contiguous()
-
-
-def _flatten(weights: Tensor, site: Site) -> Tensor:
-    return (weights.T if site.vocabulary == "inputs" else weights).reshape(-1)
 
 
 def _sketches(

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from whence.curvature import SiteCurvature
 from whence.factors import Places
+from whence.gradients.flat import flattened, unflattened
 from whence.interfaces import Site
 from whence.projection import LARGEST_BLOCK, SMALLEST_BLOCK
 
@@ -94,16 +95,13 @@ class Taken:
 def taken(site: Site, curvature: SiteCurvature, count: int) -> Taken:
     """The `count` coordinates of a site with the largest eigenvalues; of equal ones the first.
 
-    A block is flattened as codes are: with one token's coordinates side by side where a side is the vocabulary.
+    In the order of codes (`whence.gradients.flat`).
     """
-    swapped = site.vocabulary == "inputs"
-    shaped = curvature.eigenvalues.mT if swapped else curvature.eigenvalues
-    chosen = _largest(shaped.reshape(-1), count)
-    first, second = (chosen // shaped.shape[-1]) % shaped.shape[-2], chosen % shaped.shape[-1]
-    experts = chosen // (shaped.shape[-1] * shaped.shape[-2]) if shaped.ndim == 3 else None
-    rows, at_row = (second if swapped else first).unique(return_inverse=True)
-    columns, at_column = (first if swapped else second).unique(return_inverse=True)
-    return Taken(chosen, rows, columns, Places(at_row, at_column, experts))
+    chosen = _largest(flattened(site, curvature.eigenvalues), count)
+    whole = unflattened(site, chosen)
+    rows, at_row = whole.rows.unique(return_inverse=True)
+    columns, at_column = whole.columns.unique(return_inverse=True)
+    return Taken(chosen, rows, columns, Places(at_row, at_column, whole.experts))
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
