@@ -21,7 +21,7 @@ from whence.fidelity.scorers import _meant
 from whence.gradients import Recipe, SiteWeights
 from whence.gradients.flat import flattened, unflattened
 from whence.gradients.leading import leading_counts, taken
-from whence.methods import Work, parse_method
+from whence.methods import Bound, Work, parse_method
 
 
 def leading(coordinates: int, **more) -> Recipe:
@@ -312,6 +312,18 @@ def test_named_methods_keep_what_they_are_told_to(place, tmp_path):
         recipe = parse_method(f"{name}:coordinates=64").recipe(Work(owner))
         assert (recipe.projection, recipe.coordinates) == ("leading", 64)
         assert recipe.bytes_per_row(owner.sites) < parse_method(name).recipe(Work(owner)).bytes_per_row(owner.sites)
+
+
+def test_an_index_of_other_coordinates_is_no_index_of_theirs(place, tmp_path):
+    owner = open_run(place, tmp_path / "run", recipe={"method": "unsaturated"})
+    other = owner.index(short(owner, coordinates=128)).folder.name
+    bound = Bound(parse_method("unsaturated:coordinates=64"), Work(owner))
+    with pytest.raises(InputError, match=r"keeps 64 leading coordinates a site, and the index .* does not"):
+        owner.trace(QUERIES, method=bound, index=other)
+    own = owner.index(bound.recipe).folder.name
+    assert owner.trace(QUERIES, k=2, tokens=False, method=bound, index=own).summary.recipe == own
+    whatever = Bound(parse_method("unsaturated"), Work(owner))
+    assert owner.trace(QUERIES, k=2, tokens=False, method=whatever, index=other).summary.recipe == other
 
 
 def test_fit_says_what_is_held(place, tmp_path, monkeypatch):

@@ -176,7 +176,7 @@ def _prepare(owner: "Attributor", opts: TraceOptions) -> tuple[Recipe, Index | N
         return owner.config.recipe.model_copy(update=nothing), None
     own = None if opts.method is None else opts.method.recipe
     if opts.method is not None and opts.index is not None:
-        own = _readable(owner, opts.index, (own or owner.recipe()).objective, opts.method.name)
+        own = _readable(owner, opts.index, own or owner.recipe(), opts.method.name)
         if not opts.exact and opts.candidates is None:
             return own, owner.open_index(opts.index)
     if opts.exact or opts.candidates is not None:
@@ -190,15 +190,21 @@ def _prepare(owner: "Attributor", opts: TraceOptions) -> tuple[Recipe, Index | N
     return owner.recipe(opts.index), owner.open_index(opts.index)
 
 
-def _readable(owner: "Attributor", index: str, objective: Objective, method: str) -> Recipe:
+def _readable(owner: "Attributor", index: str, own: Recipe, method: str) -> Recipe:
     """The recipe of an index that a method can read, having the gradients of documents that it is of.
 
     Raises:
-        InputError: Its documents have other gradients.
+        InputError: Its documents have other gradients, or it keeps other coordinates than the method says.
     """
     recipe = owner.recipe(index)
-    if recipe.objective != objective:
-        has, wanted = (getattr(each, "power", 0.0) for each in (recipe.objective, objective))
+    says = own.coordinates not in (None, owner.recipe().coordinates)
+    if says and (own.projection, own.coordinates) != (recipe.projection, recipe.coordinates):
+        raise InputError(
+            f"method {method!r} keeps {own.coordinates} {own.projection} coordinates a site, and the index {index} "
+            "does not; leave coordinates or --index out."
+        )
+    if recipe.objective != own.objective:
+        has, wanted = (getattr(each, "power", 0.0) for each in (recipe.objective, own.objective))
         raise InputError(
             f"the index {index} holds documents' gradients of power {has:g}, and method {method!r} is one of power "
             f"{wanted:g} (0: plain, above: unsaturated); leave --index out, and one that it can read is made."
